@@ -1,0 +1,1 @@
+"""Learners that train a fleet of seeds in one program, one file each."""

@@ -1,0 +1,60 @@
+"""How good a policy is, measured in environments of its own, so that measuring never touches training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recall_traces.envs.interface import VectorEnv
+
+CHECK_EVERY = 16
+"""Steps between looks at whether all episodes have ended: each look waits for the device."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Means over the episodes of each seed, `(S,)`; success is NaN where the task has no such notion."""
+
+    episode_return: Tensor
+    """With sampled actions."""
+    success: Tensor
+    """Share of episodes with a return of at least `success_return`, with sampled actions."""
+    greedy_episode_return: Tensor
+    """With the most likely actions."""
+    greedy_success: Tensor
+    """The same for success."""
+
+
+def evaluate(
+    act: Callable[[Tensor, bool], Tensor], env: VectorEnv, num_seeds: int, max_steps: int = 100_000
+) -> Evaluation:
+    """Run one episode in every copy of `env`: of each seed's copies the first half with sampled actions, the rest greedily.
+
+    Args:
+        act: Actions `(S, E, ...)` for observations `(S, E, ...)`, greedy or not.
+        env: `2 * E` copies per seed, seed by seed.
+        num_seeds: `S`.
+        max_steps: An episode that is longer counts as it stands by then.
+    """
+    obs = env.reset()
+    returns = torch.zeros(env.num_envs, device=env.device)
+    running = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
+    for t in range(max_steps):
+        if t % CHECK_EVERY == 0 and not bool(running.any()):
+            break
+        sampled, greedy = obs.unflatten(0, (num_seeds, 2, -1)).unbind(1)
+        actions = torch.stack([act(sampled, False), act(greedy, True)], 1).flatten(0, 2)
+        step = env.step(actions)
+        returns += step.rewards * running
+        running = running & ~(step.terminated | step.truncated)
+        obs = step.obs
+    per_mode = returns.unflatten(0, (num_seeds, 2, -1))
+    means = per_mode.mean(2)
+    if env.success_return is None:
+        success = torch.full_like(means, torch.nan)
+    else:
+        success = (per_mode >= env.success_return).float().mean(2)
+    return Evaluation(means[:, 0], success[:, 0], means[:, 1], success[:, 1])

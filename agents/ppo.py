@@ -1,0 +1,415 @@
+"""Proximal policy optimisation (Schulman et al. 2017) for a fleet of seeds, with Stable-Baselines3's details.
+
+A rollout is `(T, S, N, ...)`: `T` steps of `S` seeds with `N` environments each. Departures from Stable-Baselines3 are
+listed in `docs/architecture.md`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from recall_traces.agents.networks import Policy
+from recall_traces.agents.seams import Bonus, Imitation, NoBonus, NoImitation
+from recall_traces.data import Transitions
+from recall_traces.envs.interface import VectorEnv
+from recall_traces.fleet import ACTIVATIONS, FleetAdam, FleetMLP, backward, clip_scale
+from recall_traces.normalization import NoNormalizer, RunningNormalizer
+from recall_traces.spaces import check_action_space, check_observation_space, tensor_dtype, tensor_shape
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Hyperparameters, named as in Stable-Baselines3 and with its defaults."""
+
+    learning_rate: float = 3e-4
+    """Adam's step size."""
+    learning_rate_schedule: str = "constant"
+    """'constant', or 'linear' down to 0 at the end of `learn`."""
+    n_steps: int = 2048
+    """Steps of each environment in a rollout."""
+    batch_size: int = 64
+    """Steps of one seed in a minibatch; the rest of the last minibatch of an epoch is left out."""
+    n_epochs: int = 10
+    """Passes over a rollout."""
+    gamma: float = 0.99
+    """Discount factor."""
+    gae_lambda: float = 0.95
+    """Trade-off between bias and variance of the advantages (Schulman et al. 2016)."""
+    clip_range: float = 0.2
+    """How far the probability ratio may move from 1 before the gain is clipped."""
+    ent_coef: float = 0.0
+    """Weight of the policy's entropy."""
+    vf_coef: float = 0.5
+    """Weight of the value loss."""
+    max_grad_norm: float = 0.5
+    """Largest gradient norm of one seed."""
+    target_kl: float | None = None
+    """A seed skips the rest of a rollout's updates once its approximate KL divergence exceeds 1.5 times this."""
+    net_arch: tuple[int, ...] = (64, 64)
+    """Hidden units of the policy and, apart, of the value."""
+    activation: str = "tanh"
+    """Between layers: 'tanh', 'relu', 'elu' or 'silu'."""
+    normalize_observations: bool = False
+    """Divide `Box` observations by their running standard deviation, after subtracting the running mean."""
+    normalize_rewards: bool = False
+    """Divide rewards by the running standard deviation of the discounted return."""
+
+    def __post_init__(self) -> None:
+        positive = ("learning_rate", "n_steps", "batch_size", "n_epochs", "clip_range", "max_grad_norm")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
+        for name, known in (("activation", list(ACTIVATIONS)), ("learning_rate_schedule", ["constant", "linear"])):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """What one update sees, every field `(S, B, ...)`; observations are already normalised."""
+
+    obs: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
+class PPO:
+    """A fleet of PPO runs.
+
+    Args:
+        env: All copies of all seeds; row `s * N + n` belongs to seed `s`.
+        config: Hyperparameters.
+        recall: What to imitate besides: `RecallTraces`, or an object with the same methods.
+        bonus: Intrinsic reward.
+        num_seeds: `S`, runs in the fleet.
+        seed: Seeds the initial weights, the actions and the minibatches.
+
+    Raises:
+        ValueError: the number of environments is not a multiple of the number of seeds, or a space is not supported.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv,
+        config: PPOConfig | None = None,
+        *,
+        recall: Imitation | None = None,
+        bonus: Bonus | None = None,
+        num_seeds: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if num_seeds < 1 or env.num_envs % num_seeds:
+            raise ValueError(f"{env.num_envs} environments cannot be shared equally by {num_seeds} seeds")
+        self.env, self.config, self.num_seeds, self.device = env, config or PPOConfig(), num_seeds, env.device
+        self.num_envs = env.num_envs // num_seeds
+        self.recall: Imitation = recall or NoImitation()
+        self.bonus: Bonus = bonus or NoBonus()
+        observation_space = check_observation_space(env.observation_space)
+        action_space = check_action_space(env.action_space)
+        c, init = self.config, torch.Generator().manual_seed(seed)
+        self.policy = Policy(num_seeds, observation_space, action_space, c.net_arch, c.activation, init).to(self.device)
+        self.critic = FleetMLP(num_seeds, (observation_space,), c.net_arch, 1, c.activation, 1.0, init).to(self.device)
+        self.policy_optimizer = FleetAdam(self.policy.parameters(), eps=1e-5)
+        self.critic_optimizer = FleetAdam(self.critic.parameters(), eps=1e-5)
+        self.obs_normalizer: RunningNormalizer | NoNormalizer = NoNormalizer()
+        if c.normalize_observations and isinstance(observation_space, spaces.Box):
+            self.obs_normalizer = RunningNormalizer(num_seeds, observation_space.shape[0]).to(self.device)
+        self.reward_normalizer: RunningNormalizer | NoNormalizer = NoNormalizer()
+        if c.normalize_rewards:
+            self.reward_normalizer = RunningNormalizer(num_seeds, 1, center=False).to(self.device)
+        self.discounted_return = torch.zeros(num_seeds, self.num_envs, device=self.device)
+        self.action_bounds: tuple[Tensor, Tensor] | None = None
+        if isinstance(action_space, spaces.Box):
+            self.action_bounds = (torch.as_tensor(action_space.low).to(self.device), torch.as_tensor(action_space.high).to(self.device))
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.alive = torch.ones(num_seeds, dtype=torch.bool, device=self.device)
+        self.failures: dict[int, str] = {}
+        self.env_steps = 0
+        self.last_obs: Tensor | None = None
+
+    # -- networks ---------------------------------------------------------------------------------------------------
+
+    def value(self, obs: Tensor) -> Tensor:
+        """V(s) of raw observations `(S, B, *observation)`, `(S, B)`, without a gradient."""
+        with torch.no_grad():
+            return self.critic(self.obs_normalizer(obs))[..., 0]
+
+    def log_prob(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """log π(a | s) of raw observations `(S, B, *observation)`, `(S, B)`, with a gradient."""
+        return self.policy(self.obs_normalizer(obs)).log_prob(actions)
+
+    # -- collect ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def collect(self) -> Transitions:
+        """Act for `n_steps`; return `(T, S, N, ...)` with raw observations and rewards."""
+        if self.last_obs is None:
+            self.last_obs = self.env.reset()
+        obs, shape = self.last_obs, (self.num_seeds, self.num_envs)
+        noise = self.policy.noise((self.config.n_steps, *shape), self.generator)
+        steps = []
+        for t in range(self.config.n_steps):
+            actions = self.policy(self.obs_normalizer(obs.view(*shape, *obs.shape[1:]))).sample(noise[t])
+            flat = actions.flatten(0, 1)
+            step = self.env.step(flat if self.action_bounds is None else flat.clamp(*self.action_bounds))
+            steps.append((obs, flat, step.rewards, step.final_obs, step.terminated, step.truncated))
+            obs = step.obs
+        self.last_obs = obs
+        return Transitions(*(torch.stack(column).unflatten(1, shape) for column in zip(*steps, strict=True)))
+
+    # -- estimate ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def estimate(self, transitions: Transitions) -> Minibatch:
+        """Turn a rollout into one batch `(S, T * N, ...)` with advantages and returns."""
+        batch = transitions.map(lambda x: x.transpose(0, 1).flatten(1, 2))  # (S, T * N, ...)
+        rollout = (self.num_seeds, self.config.n_steps, self.num_envs)
+        obs = self.obs_normalizer(batch.obs)
+        values = self.critic(obs).view(rollout).transpose(0, 1)
+        next_values = self.critic(self.obs_normalizer(batch.next_obs)).view(rollout).transpose(0, 1)
+        rewards = self.normalize_rewards(transitions) + self.bonus.rewards(transitions)
+        advantages = generalized_advantages(
+            rewards, values, next_values, transitions.terminated, transitions.truncated, self.config.gamma, self.config.gae_lambda
+        )
+        log_probs = self.policy(obs).log_prob(batch.actions)
+        advantages, returns = (x.transpose(0, 1).flatten(1) for x in (advantages, advantages + values))
+        return Minibatch(obs, batch.actions, log_probs, advantages, returns)
+
+    def normalize_rewards(self, transitions: Transitions) -> Tensor:
+        """Rewards `(T, S, N)`, divided by the running deviation of the discounted return if so configured."""
+        if isinstance(self.reward_normalizer, NoNormalizer):
+            return transitions.rewards
+        returns, running = [], self.discounted_return
+        for reward, done in zip(transitions.rewards, transitions.terminated | transitions.truncated, strict=True):
+            running = running * self.config.gamma + reward
+            returns.append(running)
+            running = running * ~done
+        self.discounted_return = running
+        self.reward_normalizer.update(torch.stack(returns, 1).flatten(1)[..., None])
+        rewards = transitions.rewards.transpose(0, 1)
+        return self.reward_normalizer(rewards.flatten(1)[..., None]).view(rewards.shape).transpose(0, 1)
+
+    # -- update -----------------------------------------------------------------------------------------------------
+
+    def loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The clipped surrogate with value and entropy terms, per seed `(S,)`, and what to log, each `(S,)`."""
+        c = self.config
+        distribution = self.policy(batch.obs)
+        logratio = distribution.log_prob(batch.actions) - batch.log_probs
+        ratio = logratio.exp()
+        advantages = batch.advantages - batch.advantages.mean(1, keepdim=True)
+        advantages = advantages / (batch.advantages.std(1, keepdim=True) + 1e-8)
+        surrogate = torch.min(advantages * ratio, advantages * ratio.clamp(1 - c.clip_range, 1 + c.clip_range))
+        policy_loss = -surrogate.mean(1)
+        value_loss = (self.critic(batch.obs)[..., 0] - batch.returns).square().mean(1)
+        entropy = distribution.entropy().mean(1)
+        with torch.no_grad():
+            approx_kl = (ratio - 1 - logratio).mean(1)  # Schulman 2020, "Approximating KL Divergence"
+        metrics = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy, "approx_kl": approx_kl}
+        return policy_loss + c.vf_coef * value_loss - c.ent_coef * entropy, {k: v.detach() for k, v in metrics.items()}
+
+    def update(self, rollout: Minibatch, learning_rate: float) -> dict[str, Tensor]:
+        """`n_epochs` passes of minibatch steps; returns the last minibatch's metrics, each `(S,)`."""
+        c, rows = self.config, rollout.returns.shape[1]
+        batch_size = min(c.batch_size, rows)
+        active = self.alive
+        metrics: dict[str, Tensor] = {}
+        first_row = torch.arange(self.num_seeds, device=self.device)[:, None] * rows
+        flat = [getattr(rollout, field.name).flatten(0, 1) for field in dataclasses.fields(Minibatch)]
+        for _ in range(c.n_epochs):
+            order = torch.rand(self.num_seeds, rows, generator=self.generator, device=self.device).argsort(1) + first_row
+            for start in range(0, rows - batch_size + 1, batch_size):
+                chosen = order[:, start : start + batch_size]
+                loss, metrics = self.loss(Minibatch(*(x[chosen] for x in flat)))
+                if c.target_kl is not None:
+                    active = active & (metrics["approx_kl"] <= 1.5 * c.target_kl)
+                backward(loss, self.policy_optimizer, self.critic_optimizer)
+                scale = clip_scale(c.max_grad_norm, self.policy_optimizer, self.critic_optimizer)
+                self.policy_optimizer.step(learning_rate, active, scale)
+                self.critic_optimizer.step(learning_rate, active, scale)
+        return metrics
+
+    def imitate(self, learning_rate: float) -> dict[str, Tensor]:
+        """Raise the log-probability of recalled actions, after the policy epochs and before the next rollout.
+
+        So the stored log-probabilities of a rollout always belong to the policy that acted. Seeds without traces keep
+        parameters, moments and step count.
+        """
+        metrics: dict[str, Tensor] = {}
+        for _ in range(self.recall.imitation_updates):
+            traces = self.recall.sample(self.recall.imitation_batch_size, self.value)
+            total = traces.weights.sum(1)
+            log_probs = self.log_prob(traces.obs, traces.actions)
+            loss = -(traces.weights * log_probs).sum(1) / total.clamp(min=1e-8)
+            backward(self.recall.imitation_coefficient * loss, self.policy_optimizer)
+            scale = clip_scale(self.config.max_grad_norm, self.policy_optimizer)
+            self.policy_optimizer.step(learning_rate, self.alive & (total > 0), scale)
+            metrics = {"imitation_loss": loss.detach()}
+        return metrics
+
+    # -- train ------------------------------------------------------------------------------------------------------
+
+    def learn(self, total_steps: int, callback: Callable[[PPO, dict[str, Any]], None] | None = None) -> PPO:
+        """Train for `total_steps` more environment steps of each seed, in whole rollouts.
+
+        Args:
+            total_steps: Steps per seed.
+            callback: Called before training with no metrics and after each rollout with what there is to log: tensors
+                `(S,)` and, in seconds, floats under `seconds/`.
+        """
+        c, rollout_steps = self.config, self.config.n_steps * self.num_envs
+        first = self.env_steps
+        if callback is not None and first == 0:
+            callback(self, {})
+        while self.env_steps < first + total_steps and bool(self.alive.any()):
+            clock = [time.perf_counter()]
+            remaining = 1 - (self.env_steps - first) / total_steps
+            learning_rate = c.learning_rate * (remaining if c.learning_rate_schedule == "linear" else 1.0)
+            transitions = self.collect()
+            self.env_steps += rollout_steps
+            transitions = self.freeze_broken(transitions)
+            clock.append(time.perf_counter())
+            metrics: dict[str, Any] = self.update(self.estimate(transitions), learning_rate)
+            self.obs_normalizer.update(transitions.obs.transpose(0, 1).flatten(1, 2))
+            clock.append(time.perf_counter())
+            self.recall.observe(transitions)
+            metrics |= self.recall.update(self.value)
+            metrics |= self.imitate(learning_rate)
+            clock.append(time.perf_counter())
+            names = ("seconds/collect", "seconds/update", "seconds/recall")
+            metrics |= {name: end - start for name, start, end in zip(names, clock, clock[1:], strict=False)}
+            if callback is not None:
+                callback(self, metrics)
+        return self
+
+    def freeze_broken(self, transitions: Transitions) -> Transitions:
+        """Stop seeds whose environments gave a value that is not finite, or whose weights are not; the others go on."""
+        finite = transitions.rewards.isfinite()
+        if transitions.obs.is_floating_point():
+            finite = finite & transitions.obs.isfinite().all(-1) & transitions.next_obs.isfinite().all(-1)
+        weights = self.policy_optimizer.values.isfinite().all(1) & self.critic_optimizer.values.isfinite().all(1)
+        broken = self.alive & ~(finite.all(2).all(0) & weights)
+        if bool(broken.any()):
+            self.alive = self.alive & ~broken
+            for s in broken.nonzero()[:, 0].tolist():
+                where = (~finite[:, s]).nonzero()
+                if len(where):
+                    t, n = where[0].tolist()
+                    step = self.env_steps - (self.config.n_steps - t - 1) * self.num_envs
+                    self.failures[s] = f"seed {s}: environment {n} gave a value that is not finite at step {step}"
+                else:
+                    self.failures[s] = f"seed {s}: the weights were no longer finite at step {self.env_steps}"
+        if not self.failures:
+            return transitions
+        return transitions.map(lambda x: x.nan_to_num(0.0, 0.0, 0.0) if x.is_floating_point() else x)
+
+    # -- use --------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, greedy: bool, generator: torch.Generator | None = None) -> Tensor:
+        """Actions for raw observations `(S, B, *observation)`: the most likely ones, or drawn (from the learner's own generator by default)."""
+        distribution = self.policy(self.obs_normalizer(obs))
+        noise = None if greedy else self.policy.noise(tuple(obs.shape[:2]), generator or self.generator)
+        actions = distribution.mode() if noise is None else distribution.sample(noise)
+        return actions if self.action_bounds is None else actions.clamp(*self.action_bounds)
+
+    def predict(
+        self, observation: Any, state: None = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[Any, None]:
+        """Actions for observations, with Stable-Baselines3's signature, so that its `evaluate_policy` takes a fleet of one.
+
+        Args:
+            observation: One observation (a fleet of one only) or rows `(S * N, *observation)`, array or tensor; row
+                `s * N + n` is acted on by seed `s`.
+            state: Not used: the policy has no memory.
+            episode_start: Not used.
+            deterministic: The most likely action instead of a sampled one.
+
+        Returns:
+            Actions of the same kind, array or tensor, and `None`.
+
+        Raises:
+            ValueError: the rows are not a multiple of the number of seeds.
+        """
+        as_tensor, space = isinstance(observation, Tensor), self.env.observation_space
+        rows = torch.as_tensor(observation if as_tensor else np.asarray(observation), device=self.device).to(tensor_dtype(space))
+        single = rows.dim() == len(tensor_shape(space))
+        rows = rows[None] if single else rows
+        if len(rows) % self.num_seeds:
+            raise ValueError(f"predict got {len(rows)} observations, which {self.num_seeds} seeds cannot share equally")
+        actions = self.act(rows.unflatten(0, (self.num_seeds, -1)), deterministic).flatten(0, 1)
+        actions = actions[0] if single else actions
+        return (actions if as_tensor else actions.cpu().numpy()), None
+
+    def save(self, path: str | Path) -> None:
+        """Write weights, optimisers and normalisers as safetensors, the configuration in its header; no code is stored."""
+        tensors = {name: value.contiguous() for name, value in self.tensors().items()}
+        header = {"config": json.dumps(dataclasses.asdict(self.config)), "num_seeds": str(self.num_seeds), "env_steps": str(self.env_steps)}
+        save_file(tensors, str(path), metadata=header)
+
+    @classmethod
+    def load(cls, path: str | Path, env: VectorEnv, **kwargs: Any) -> PPO:
+        """Read what `save` wrote; `env` may hold any number of copies that the seeds divide.
+
+        Raises:
+            ValueError: the file is not such a file, or the environment's spaces are not the ones it was trained on.
+        """
+        try:
+            with safe_open(str(path), framework="pt", device=str(env.device)) as file:
+                header = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            config = json.loads(header["config"])
+        except Exception as error:
+            raise ValueError(f"{path} is not a saved PPO: {error}") from error
+        config["net_arch"] = tuple(config["net_arch"])
+        ppo = cls(env, PPOConfig(**config), num_seeds=int(header["num_seeds"]), **kwargs)
+        for name, value in ppo.tensors().items():
+            if name not in tensors or tensors[name].shape != value.shape:
+                raise ValueError(f"{path} does not fit this environment: {name} should have shape {tuple(value.shape)}")
+            value.copy_(tensors[name])
+        ppo.env_steps = int(header["env_steps"])
+        return ppo
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that `save` keeps, by name; the tensors themselves, not copies."""
+        parts = {"policy": self.policy, "critic": self.critic, "obs_normalizer": self.obs_normalizer, "reward_normalizer": self.reward_normalizer}
+        state = {f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()}
+        optimizers = {"policy_optimizer": self.policy_optimizer, "critic_optimizer": self.critic_optimizer}
+        state |= {f"{part}.{name}": value for part, optimizer in optimizers.items() for name, value in optimizer.state_dict().items()}
+        return state
+
+
+def generalized_advantages(
+    rewards: Tensor, values: Tensor, next_values: Tensor, terminated: Tensor, truncated: Tensor, gamma: float, gae_lambda: float
+) -> Tensor:
+    """Generalized advantage estimation (Schulman et al. 2016) along the first axis, everything `(T, ...)`.
+
+    `next_values[t]` is the value of the true successor of step `t`: a truncated step bootstraps from it, a terminated one does
+    not, and neither passes anything on to the step before.
+    """
+    deltas = rewards + gamma * next_values * ~terminated - values
+    decay = gamma * gae_lambda * ~(terminated | truncated)
+    advantages = torch.empty_like(deltas)
+    running = torch.zeros_like(deltas[0])
+    for t in range(len(deltas) - 1, -1, -1):
+        running = torch.addcmul(deltas[t], decay[t], running)
+        advantages[t] = running
+    return advantages

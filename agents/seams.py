@@ -1,0 +1,79 @@
+"""The seams through which a learner meets the world outside its own loss, each with an object that does nothing.
+
+Every arm of a comparison is a choice of objects for these seams, so no learner asks whether something is switched on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from recall_traces.data import Traces, Transitions
+
+Value = Callable[[Tensor], Tensor]
+"""V(s) of raw observations `(S, B, *observation)`, `(S, B)`."""
+
+
+class Imitation(Protocol):
+    """Steps to imitate besides learning from reward: `RecallTraces`, self-imitation, or nothing."""
+
+    imitation_updates: int
+    """Minibatches to imitate per update of the learner."""
+    imitation_batch_size: int
+    """Steps of one seed in such a minibatch."""
+    imitation_coefficient: float
+    """Weight of the imitation loss."""
+
+    def observe(self, transitions: Transitions) -> None:
+        """Take in a rollout `(T, S, N, ...)`, in time order."""
+        ...
+
+    def update(self, value: Value | None = None) -> dict[str, Any]:
+        """Renew what `sample` draws from; returns what to log."""
+        ...
+
+    def sample(self, batch_size: int, value: Value | None = None) -> Traces:
+        """Steps to imitate, `(S, batch_size, ...)`; weights are 0 where a seed has none."""
+        ...
+
+
+class Bonus(Protocol):
+    """Intrinsic reward."""
+
+    def rewards(self, transitions: Transitions) -> Tensor:
+        """What to add to the rewards of a rollout `(T, S, N, ...)`, `(T, S, N)`; learns from it too."""
+        ...
+
+
+class NoImitation:
+    """Nothing to imitate."""
+
+    imitation_updates = 0
+    imitation_batch_size = 0
+    imitation_coefficient = 0.0
+
+    def observe(self, transitions: Transitions) -> None:
+        """Remember nothing."""
+
+    def update(self, value: Value | None = None) -> dict[str, Any]:
+        """Renew nothing."""
+        return {}
+
+    def sample(self, batch_size: int, value: Value | None = None) -> Traces:
+        """Never called: there are no imitation updates.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError("there is nothing to imitate")
+
+
+class NoBonus:
+    """No intrinsic reward."""
+
+    def rewards(self, transitions: Transitions) -> Tensor:
+        """Zeros `(T, S, N)`."""
+        return torch.zeros_like(transitions.rewards)

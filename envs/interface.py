@@ -1,0 +1,54 @@
+"""What a learner needs of an environment: many copies that step together on one device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import gymnasium
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of all copies. Every tensor lives on the environment's device and has `num_envs` rows.
+
+    Copies whose episode ended are reset in the same step: `obs` is then the first observation of the next episode, while
+    `final_obs` is always the true successor.
+    """
+
+    obs: Tensor
+    """What to act on next, `(num_envs, *observation)`."""
+    rewards: Tensor
+    """float32, `(num_envs,)`."""
+    terminated: Tensor
+    """The task ended, bool, `(num_envs,)`."""
+    truncated: Tensor
+    """The episode was cut from outside, bool, `(num_envs,)`; False where `terminated`."""
+    final_obs: Tensor
+    """The true successor of every copy, before any reset, `(num_envs, *observation)`."""
+    info: dict[str, Any] = field(default_factory=dict)
+    """Further tensors, by name."""
+
+
+class VectorEnv(Protocol):
+    """Batched simulation on one device with same-step autoreset. Discrete values are int64, the rest float32."""
+
+    num_envs: int
+    """Copies, all seeds together; row `s * N + n` belongs to seed `s`."""
+    device: torch.device
+    observation_space: gymnasium.Space[Any]
+    """Of one copy."""
+    action_space: gymnasium.Space[Any]
+    """Of one copy."""
+    success_return: float | None
+    """An episode with at least this return counts as a success; `None` where the task has no such notion."""
+
+    def reset(self) -> Tensor:
+        """Start a new episode in every copy and return the first observations, `(num_envs, *observation)`."""
+        ...
+
+    def step(self, actions: Tensor) -> Step:
+        """Take one step in every copy; `actions` is `(num_envs,)` or `(num_envs, action)`."""
+        ...

@@ -1,0 +1,63 @@
+"""The other way round: one copy of a batched environment as a Gymnasium environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recall_traces.envs.registry import make
+
+_METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}
+
+
+class SingleEnv(gymnasium.Env[Any, Any]):
+    """One copy of a batched environment behind Gymnasium's interface; every id of ours in Gymnasium's registry is one.
+
+    Args:
+        env_id: as for `recall_traces.envs.make`.
+        render_mode: `rgb_array` where the batched environment has a `render` method, or None.
+        options: of the environment, by name.
+
+    Raises:
+        ValueError: unknown environment, option or render mode.
+    """
+
+    metadata = _METADATA
+
+    def __init__(self, env_id: str, render_mode: str | None = None, **options: Any) -> None:
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"{env_id} has no render mode {render_mode!r}; it must be 'rgb_array' or None")
+        self.render_mode = render_mode
+        self._env_id, self._options = env_id, options
+        self._env: Any = make(env_id, **options)
+        self._seeded = False
+        if render_mode is not None and not hasattr(self._env, "render"):
+            raise ValueError(f"{env_id} cannot be drawn; its render mode must be None")
+        self.observation_space, self.action_space = self._env.observation_space, self._env.action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode; a seed, also that of the first call without one, decides all episodes up to the next seed."""
+        super().reset(seed=seed)
+        if seed is not None or not self._seeded:
+            self._env = make(self._env_id, seed=int(self.np_random.integers(2**31)), **self._options)
+            self._seeded = True
+        return _single(self._env.reset()), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Take one step; after the end of an episode call `reset`."""
+        step = self._env.step(torch.as_tensor(np.asarray(action)).unsqueeze(0))
+        return _single(step.final_obs), float(step.rewards), bool(step.terminated), bool(step.truncated), {}
+
+    def render(self) -> NDArray[np.uint8] | None:
+        """RGB, uint8, `(height, width, 3)`, or None where no render mode was asked for."""
+        return self._env.render() if self.render_mode else None
+
+
+def _single(batch: Tensor) -> Any:
+    """The only row, as numpy has it: an `np.int64` or an array of its own."""
+    return batch[0].cpu().numpy().copy()[()]

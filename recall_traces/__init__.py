@@ -1,0 +1,34 @@
+"""Recall traces: learn backwards from high-value states, imitate the way there."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from recall_traces.envs import register_with_gymnasium
+
+if TYPE_CHECKING:
+    from recall_traces.data import Traces, Transitions
+    from recall_traces.model import BacktrackingConfig, BacktrackingModel
+    from recall_traces.recall import RecallConfig, RecallTraces
+
+__version__ = "0.1.0"
+
+HOMES = {
+    "BacktrackingConfig": "model",
+    "BacktrackingModel": "model",
+    "RecallConfig": "recall",
+    "RecallTraces": "recall",
+    "Traces": "data",
+    "Transitions": "data",
+}
+__all__ = ["BacktrackingConfig", "BacktrackingModel", "RecallConfig", "RecallTraces", "Traces", "Transitions"]
+
+register_with_gymnasium()
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for and nothing else, so that the command line starts fast."""
+    if name in HOMES:
+        return getattr(import_module(f"recall_traces.{HOMES[name]}"), name)
+    raise AttributeError(f"module 'recall_traces' has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""The command line, `recall-traces`: train, compare, plot, list."""

@@ -1,0 +1,175 @@
+"""Networks and an optimiser for a fleet: `S` independent runs in one program, the seed being the leading axis.
+
+Every parameter is stacked, `(S, ...)`, every batch is `(S, B, ...)`, and a loss is a sum over seeds of per-seed means, so
+gradients never mix. A fleet of one is an ordinary network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from recall_traces.spaces import ObservationSpace, factor_sizes
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu, "elu": nn.functional.elu, "silu": nn.functional.silu}
+
+
+class FleetLinear(nn.Module):
+    """`S` linear layers side by side, `(S, B, inputs)` to `(S, B, outputs)`.
+
+    Weights are orthogonal with the given gain and biases zero, as in Stable-Baselines3.
+    """
+
+    def __init__(self, num_seeds: int, inputs: int, outputs: int, gain: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(stacked_orthogonal(num_seeds, inputs, outputs, gain, generator))
+        self.bias = nn.Parameter(torch.zeros(num_seeds, 1, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class FleetEmbedding(nn.Module):
+    """`S` linear layers over one-hot inputs: int64 `(S, B)` or `(S, B, factors)` to `(S, B, outputs)`.
+
+    The product of a one-hot vector and a matrix is one row of the matrix, so rows are gathered and nothing is multiplied.
+    """
+
+    def __init__(self, num_seeds: int, sizes: Sequence[int], outputs: int, gain: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.inputs, self.outputs = sum(sizes), outputs
+        self.weight = nn.Parameter(stacked_orthogonal(num_seeds, self.inputs, outputs, gain, generator))
+        self.bias = nn.Parameter(torch.zeros(num_seeds, 1, outputs))
+        first_row = torch.arange(num_seeds)[:, None, None] * self.inputs
+        self.register_buffer("first_row", first_row + torch.tensor([sum(sizes[:k]) for k in range(len(sizes))]), persistent=False)
+        self.first_row: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.view(*x.shape[:2], -1) + self.first_row
+        num_seeds, batch, factors = rows.shape
+        weight = self.weight.reshape(-1, self.outputs)
+        if factors == 1:
+            gathered = nn.functional.embedding(rows.view(num_seeds, batch), weight)
+        else:
+            gathered = nn.functional.embedding_bag(rows.view(-1, factors), weight, mode="sum").view(num_seeds, batch, -1)
+        return gathered + self.bias
+
+
+class FleetMLP(nn.Module):
+    """`S` multilayer perceptrons: `Box` inputs as numbers, `Discrete` and `MultiDiscrete` one-hot.
+
+    Args:
+        num_seeds: `S`.
+        inputs: Spaces of what comes in, each a batch `(S, B, *value)` of its own; `forward` takes them in this order.
+        hidden: Units of each hidden layer; may be empty.
+        outputs: What comes out, `(S, B, outputs)`.
+        activation: A name in `ACTIVATIONS`.
+        output_gain: Gain of the last layer's orthogonal weights.
+        generator: Draws the weights, on the CPU, so that a seed means the same weights on every device.
+    """
+
+    def __init__(
+        self,
+        num_seeds: int,
+        inputs: Sequence[ObservationSpace],
+        hidden: Sequence[int],
+        outputs: int,
+        activation: str,
+        output_gain: float,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        widths = [*hidden, outputs]
+        gains = [math.sqrt(2)] * len(hidden) + [output_gain]
+        first = [first_layer(num_seeds, space, widths[0], gains[0], generator) for space in inputs]
+        later = [FleetLinear(num_seeds, widths[k], widths[k + 1], gains[k + 1], generator) for k in range(len(hidden))]
+        self.first, self.later = nn.ModuleList(first), nn.ModuleList(later)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        x = self.first[0](inputs[0])
+        for layer, other in zip(self.first[1:], inputs[1:], strict=True):
+            x = x + layer(other)
+        for layer in self.later:
+            x = layer(self.activation(x))
+        return x
+
+
+def first_layer(num_seeds: int, space: ObservationSpace, outputs: int, gain: float, generator: torch.Generator) -> nn.Module:
+    """The layer that takes in values of a space."""
+    if isinstance(space, spaces.Box):
+        return FleetLinear(num_seeds, math.prod(space.shape), outputs, gain, generator)
+    return FleetEmbedding(num_seeds, factor_sizes(space), outputs, gain, generator)
+
+
+class FleetAdam:
+    """Adam (Kingma and Ba 2015) over stacked parameters, with a mask of the seeds that take the step.
+
+    Parameters become views of one matrix `(S, P)`, one row per seed, so a step costs the same few operations however many
+    layers there are, and a seed can be clipped or left out by its row. A seed that is left out keeps
+    parameters, moments and step count; a zero gradient would not do, since old momentum still moves the weights.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], eps: float = 1e-8, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+        self.parameters = list(parameters)
+        self.eps, self.betas = eps, betas
+        self.values = torch.cat([p.detach().flatten(1) for p in self.parameters], 1)
+        self.grads, self.first, self.second = (torch.zeros_like(self.values) for _ in range(3))
+        self.steps = self.values.new_zeros(len(self.values), 1)
+        column = 0
+        for p in self.parameters:
+            columns = slice(column, column + p[0].numel())
+            p.data = self.values[:, columns].view_as(p)
+            column = columns.stop
+
+    @torch.no_grad()
+    def step(self, learning_rate: float, active: Tensor, scale: Tensor | None = None) -> None:
+        """Step the active seeds.
+
+        Args:
+            learning_rate: The same for all seeds.
+            active: Bool, `(S,)`.
+            scale: Factor on each seed's gradient, `(S,)`, as `clip_scale` gives it.
+        """
+        active = active[:, None]
+        grads = self.grads if scale is None else self.grads * scale[:, None]
+        grads = torch.where(active, grads, 0.0)  # and not a product: the gradient of a broken seed may be NaN
+        beta1, beta2 = self.betas
+        self.steps += active
+        self.first.lerp_(grads, active * (1 - beta1))
+        self.second.lerp_(grads.square_(), active * (1 - beta2))
+        steps = self.steps.clamp(min=1)
+        denominator = self.second.sqrt().div_((1 - beta2**steps).sqrt_()).add_(self.eps)
+        self.values.addcmul_(self.first / denominator, active * (-learning_rate / (1 - beta1**steps)))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Moments and step counts; the parameters belong to their modules."""
+        return {"first": self.first, "second": self.second, "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Copy what `state_dict` gave."""
+        for name, value in self.state_dict().items():
+            value.copy_(state[name])
+
+
+def backward(losses: Tensor, *optimizers: FleetAdam) -> None:
+    """Leave the gradient of each seed's loss, `(S,)`, with the optimisers, which together hold all parameters it depends on."""
+    gradients = iter(torch.autograd.grad(losses.sum(), [p for optimizer in optimizers for p in optimizer.parameters]))
+    for optimizer in optimizers:
+        optimizer.grads = torch.cat([next(gradients).flatten(1) for _ in optimizer.parameters], 1)
+
+
+def clip_scale(max_norm: float, *optimizers: FleetAdam) -> Tensor:
+    """Factor `(S,)` that brings each seed's gradient norm, over all the optimisers together, down to `max_norm`."""
+    norm = torch.stack([optimizer.grads.norm(dim=1) for optimizer in optimizers]).norm(dim=0)
+    return (max_norm / (norm + 1e-6)).clamp(max=1.0)
+
+
+def stacked_orthogonal(num_seeds: int, inputs: int, outputs: int, gain: float, generator: torch.Generator) -> Tensor:
+    """Orthogonal matrices (Saxe et al. 2014), independent per seed, `(S, inputs, outputs)`."""
+    matrices = [nn.init.orthogonal_(torch.empty(outputs, inputs), gain, generator=generator).T for _ in range(num_seeds)]
+    return torch.stack(matrices).contiguous()

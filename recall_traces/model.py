@@ -1,0 +1,174 @@
+"""The backtracking model: which (state, action) could have led to a state (Goyal et al. 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from recall_traces.data import Traces, Transitions
+from recall_traces.network import NetworkModel
+from recall_traces.spaces import check_action_space, check_observation_space, num_states
+from recall_traces.table import TableModel
+
+MAX_TABLE_STATES = 4096
+KINDS = ("auto", "table", "network")
+
+
+@dataclass(frozen=True)
+class BacktrackingConfig:
+    """What the model is made of."""
+
+    kind: str = "auto"
+    """'table' (exact counts; finite states and actions), 'network', or 'auto': a table up to 4096 states, else a network."""
+    hidden: tuple[int, ...] = (128, 128)
+    """Units of each hidden layer of a network."""
+    learning_rate: float = 1e-3
+    """Adam's step size for a network."""
+    batch_size: int = 256
+    """Transitions of one seed in a network's update."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
+        if not self.learning_rate > 0 or self.batch_size < 1:
+            raise ValueError("the model's learning_rate and batch_size must be positive")
+
+
+class BacktrackingModel:
+    """q(a, s | s') for a fleet of seeds, fitted by maximum likelihood.
+
+    Args:
+        observation_space: Flat `Box`, `Discrete` or `MultiDiscrete`.
+        action_space: Bounded flat `Box` or `Discrete`.
+        num_seeds: `S`, independent models side by side.
+        seed: Seeds initial weights, minibatches and samples.
+        device: Where the model lives.
+        config: What it is made of.
+
+    Raises:
+        UnsupportedSpaceError: a space is none of the above.
+        ValueError: a table was asked for, and a space is not finite.
+    """
+
+    def __init__(
+        self,
+        observation_space: gymnasium.Space[Any],
+        action_space: gymnasium.Space[Any],
+        num_seeds: int = 1,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        config: BacktrackingConfig | None = None,
+    ) -> None:
+        config = config or BacktrackingConfig()
+        self.num_seeds, self.device = num_seeds, torch.device(device)
+        self.observation_space, self.action_space = check_observation_space(observation_space), check_action_space(action_space)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        finite = isinstance(self.action_space, spaces.Discrete) and not isinstance(self.observation_space, spaces.Box)
+        kind = config.kind
+        if kind == "auto":
+            kind = "table" if finite and num_states(self.observation_space) <= MAX_TABLE_STATES else "network"
+        if kind == "table":
+            if not (finite and isinstance(self.action_space, spaces.Discrete)):
+                raise ValueError(f"a table needs finite states and actions, not {observation_space} and {action_space}: set kind to 'network'")
+            self.density: TableModel | NetworkModel = TableModel(
+                self.observation_space, self.action_space, num_seeds, self.generator, self.device
+            )
+        else:
+            self.density = NetworkModel(
+                self.observation_space,
+                self.action_space,
+                num_seeds,
+                config.hidden,
+                config.learning_rate,
+                config.batch_size,
+                self.generator,
+                seed,
+            ).to(self.device)
+        self.all_seeds = torch.ones(num_seeds, dtype=torch.bool, device=self.device)
+
+    @property
+    def learns_once(self) -> bool:
+        """Whether a transition is to be given to `fit` once (a table counts it), or may come again (a network)."""
+        return self.density.learns_once
+
+    def fit(self, transitions: Transitions, updates: int = 2000, active: Tensor | None = None) -> dict[str, Tensor]:
+        """Go on fitting to transitions.
+
+        Args:
+            transitions: Fields `(S, B, ...)`.
+            updates: Gradient steps of a network; a table counts every transition once, whatever this is.
+            active: Seeds that learn, bool `(S,)`; the others keep everything.
+
+        Returns:
+            `loss`: -log q(a, s | s') in nats per transition, `(S,)`.
+
+        Raises:
+            ValueError: the leading axes are not `(S, B)`.
+        """
+        if transitions.rewards.dim() != 2 or len(transitions.rewards) != self.num_seeds:
+            raise ValueError(f"fit needs fields (S, B, ...) with S = {self.num_seeds}, not {tuple(transitions.rewards.shape)}")
+        return self.density.fit(transitions, updates, self.all_seeds if active is None else active)
+
+    def reset(self) -> None:
+        """Make a table forget; a network goes on from where it is."""
+        if isinstance(self.density, TableModel):
+            self.density.reset()
+
+    @torch.no_grad()
+    def log_prob(self, obs: Tensor, actions: Tensor, next_obs: Tensor) -> Tensor:
+        """log q(a, s | s') of a batch `(S, B, ...)`, `(S, B)`; a density in raw units for `Box`."""
+        return self.density.log_prob(obs, actions, next_obs)
+
+    def sample(self, next_obs: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw (actions, obs) that may have led to `next_obs` `(S, B, ...)`, each `(S, B, ...)`."""
+        actions, obs, _ = self.density.sample(next_obs)
+        return actions, obs
+
+    def sample_traces(self, states: Tensor, length: int) -> Traces:
+        """Draw a trace into each state.
+
+        Args:
+            states: High-value states `(S, B, *observation)`.
+            length: `L`, steps of a trace.
+
+        Returns:
+            Traces `(S, B, L, ...)` in forward time. Steps that do not move are left out (of a table's draws) or masked (of
+            a network's): standing still leads nowhere. Before a state that nothing is known to lead to, the mask is False.
+        """
+        return roll_back(lambda s: self.density.sample(s, moving=True), states, length, self.observation_space)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Weights or counts, and the generator."""
+        return dict(self.density.state_dict()) | {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Copy what `state_dict` gave."""
+        self.generator.set_state(state["generator"])
+        self.density.load_state_dict({name: value for name, value in state.items() if name != "generator"})
+
+
+def roll_back(sample: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]], states: Tensor, length: int, space: gymnasium.Space[Any]) -> Traces:
+    """Go back step by step from `states` `(S, B, ...)`, all traces at once.
+
+    `sample` gives actions, states and whether the way is known, as `TableModel.sample` does.
+    """
+    low = high = None
+    if isinstance(space, spaces.Box):
+        low, high = torch.as_tensor(space.low, device=states.device), torch.as_tensor(space.high, device=states.device)
+    steps, alive = [], torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+    for _ in range(length):
+        actions, obs, known = sample(states)
+        if low is not None:
+            obs = obs.clamp(low, high)
+        alive = alive & known
+        moved = (obs != states).flatten(2).any(-1) if obs.dim() > 2 else obs != states
+        steps.append((obs, actions, alive & moved))
+        states = obs
+    obs, actions, mask = (torch.stack(column[::-1], 2) for column in zip(*steps, strict=True))
+    return Traces(obs, actions, mask, mask.float())

@@ -1,0 +1,178 @@
+"""The backtracking model as networks: a backward policy and a backward dynamics, fitted by maximum likelihood."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from recall_traces.data import Transitions
+from recall_traces.fleet import FleetAdam, FleetMLP, backward, clip_scale
+from recall_traces.normalization import RunningNormalizer
+from recall_traces.spaces import ActionSpace, ObservationSpace, factor_sizes
+
+INSIDE = 1 - 1e-4
+"""Recorded actions at a bound are moved this far inside, or the squashed Gaussian would put an infinite density on them."""
+LOG_STD_RANGE = (-5.0, 1.0)
+
+
+class NetworkModel(nn.Module):
+    """q(a | s') · q(s | a, s'), following the factorisation of Goyal et al. (2019), section on the backtracking model.
+
+    Backward policy: categorical, or for `Box` actions a Gaussian squashed to the bounds. Backward dynamics: for `Box` states a
+    Gaussian over s - s' in units of its running standard deviation; for finite states one categorical per factor, factor k
+    given a, s' and the factors before it, so that joint moves stay joint.
+
+    Args:
+        observation_space: Any supported one.
+        action_space: Any supported one.
+        num_seeds: `S`.
+        hidden: Units of each hidden layer.
+        learning_rate: Adam's step size.
+        batch_size: Transitions of one seed in an update.
+        generator: Draws minibatches and samples.
+        seed: Draws the initial weights.
+    """
+
+    learns_once = False
+    """Transitions may be given again and again."""
+
+    def __init__(
+        self,
+        observation_space: ObservationSpace,
+        action_space: ActionSpace,
+        num_seeds: int,
+        hidden: tuple[int, ...],
+        learning_rate: float,
+        batch_size: int,
+        generator: torch.Generator,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.space, self.action_space, self.num_seeds = observation_space, action_space, num_seeds
+        self.learning_rate, self.batch_size, self.generator = learning_rate, batch_size, generator
+        init = torch.Generator().manual_seed(seed)
+
+        def network(inputs: list[ObservationSpace], outputs: int) -> FleetMLP:
+            return FleetMLP(num_seeds, inputs, hidden, outputs, "relu", 0.1, init)
+
+        if isinstance(action_space, spaces.Box):
+            low, high = torch.as_tensor(action_space.low), torch.as_tensor(action_space.high)
+            self.register_buffer("action_center", (high + low) / 2)
+            self.register_buffer("action_scale", (high - low) / 2)
+            self.action_center: Tensor
+            self.action_scale: Tensor
+            self.policy = network([observation_space], 2 * action_space.shape[0])
+        else:
+            self.policy = network([observation_space], int(action_space.n))
+        if isinstance(observation_space, spaces.Box):
+            size = observation_space.shape[0]
+            self.obs_statistics = RunningNormalizer(num_seeds, size)
+            self.change_statistics = RunningNormalizer(num_seeds, size, center=False)
+            self.dynamics = nn.ModuleList([network([observation_space, action_space], 2 * size)])
+        else:
+            sizes = factor_sizes(observation_space)
+            before = [[spaces.MultiDiscrete(sizes[:k])] if k else [] for k in range(len(sizes))]
+            self.dynamics = nn.ModuleList(network([observation_space, action_space, *before[k]], sizes[k]) for k in range(len(sizes)))
+        self.optimizer: FleetAdam | None = None
+
+    def fit(self, transitions: Transitions, updates: int, active: Tensor) -> dict[str, Tensor]:
+        """Take `updates` Adam steps on minibatches of transitions `(S, B, ...)`; the loss is the mean over all of them."""
+        if self.optimizer is None:  # made late, so that the parameters already lie on their device
+            self.optimizer = FleetAdam(self.parameters())
+        if isinstance(self.space, spaces.Box):
+            self.obs_statistics.update(transitions.next_obs)
+            self.change_statistics.update(transitions.obs - transitions.next_obs)
+        rows = transitions.rewards.shape[1]
+        seeds = torch.arange(self.num_seeds, device=transitions.rewards.device)[:, None]
+        losses = []
+        for _ in range(updates):
+            chosen = torch.randint(rows, (self.num_seeds, min(self.batch_size, rows)), generator=self.generator, device=seeds.device)
+            loss = -self.log_prob(*(x[seeds, chosen] for x in (transitions.obs, transitions.actions, transitions.next_obs))).mean(1)
+            backward(loss, self.optimizer)
+            self.optimizer.step(self.learning_rate, active, clip_scale(10.0, self.optimizer))
+            losses.append(loss.detach())
+        return {"loss": torch.stack(losses).mean(0)} if losses else {}
+
+    def encode(self, obs: Tensor) -> Tensor:
+        """What the networks take for a state."""
+        return self.obs_statistics(obs) if isinstance(self.space, spaces.Box) else obs
+
+    def encode_action(self, actions: Tensor) -> Tensor:
+        """What the networks take for an action: `Box` scaled to [-1, 1]."""
+        return (actions - self.action_center) / self.action_scale if isinstance(self.action_space, spaces.Box) else actions
+
+    def log_prob(self, obs: Tensor, actions: Tensor, next_obs: Tensor) -> Tensor:
+        """log q(a, s | s'), `(S, B)`, in raw units, with a gradient."""
+        state, action = self.encode(next_obs), self.encode_action(actions)
+        outputs = self.policy(state)
+        if isinstance(self.action_space, spaces.Box):
+            mean, log_std = gaussian(outputs)
+            inside = action.clamp(-INSIDE, INSIDE)
+            before = torch.atanh(inside)
+            # d tanh(x)/dx = 1 - tanh(x)^2, and the scale to the bounds.
+            log_prob = normal_log_prob(before, mean, log_std) - (1 - inside.square()).log().sum(-1) - self.action_scale.log().sum()
+        else:
+            log_prob = categorical_log_prob(outputs, actions)
+        if isinstance(self.space, spaces.Box):
+            scale = (self.change_statistics.var + 1e-8).sqrt()
+            mean, log_std = gaussian(self.dynamics[0](state, action))
+            return log_prob + normal_log_prob((obs - next_obs) / scale, mean, log_std) - scale.log().sum(-1)
+        factors = obs.view(*actions.shape[:2], -1)
+        for k, network in enumerate(self.dynamics):
+            log_prob = log_prob + categorical_log_prob(network(state, action, *([factors[..., :k]] if k else [])), factors[..., k])
+        return log_prob
+
+    @torch.no_grad()
+    def sample(self, next_obs: Tensor, moving: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions and states that may have led to `next_obs` `(S, B, ...)`, and True: a network always has an answer.
+
+        `moving` is for tables; a network may answer with the successor itself.
+        """
+        state = self.encode(next_obs)
+        outputs = self.policy(state)
+        if isinstance(self.action_space, spaces.Box):
+            mean, log_std = gaussian(outputs)
+            action = torch.tanh(mean + log_std.exp() * self.normal(mean))
+            actions = self.action_center + self.action_scale * action
+        else:
+            action = actions = self.draw(outputs)
+        if isinstance(self.space, spaces.Box):
+            mean, log_std = gaussian(self.dynamics[0](state, action))
+            scale = (self.change_statistics.var + 1e-8).sqrt()
+            obs = next_obs + scale * (mean + log_std.exp() * self.normal(mean))
+        else:
+            factors: list[Tensor] = []
+            for network in self.dynamics:
+                factors.append(self.draw(network(state, action, *([torch.stack(factors, -1)] if factors else []))))
+            obs = factors[0] if isinstance(self.space, spaces.Discrete) else torch.stack(factors, -1)
+        return actions, obs, torch.ones(next_obs.shape[:2], dtype=torch.bool, device=next_obs.device)
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal numbers."""
+        return torch.empty_like(like).normal_(generator=self.generator)
+
+    def draw(self, logits: Tensor) -> Tensor:
+        """One category per row, by Gumbel's trick."""
+        noise = torch.empty_like(logits).exponential_(generator=self.generator).log_()
+        return (logits - noise).argmax(-1)
+
+
+def gaussian(outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and log standard deviation from a network's outputs, the latter softly bounded (Chua et al. 2018)."""
+    mean, log_std = outputs.chunk(2, -1)
+    low, high = LOG_STD_RANGE
+    log_std = high - nn.functional.softplus(high - log_std)
+    return mean, low + nn.functional.softplus(log_std - low)
+
+
+def normal_log_prob(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """Log-density of a diagonal Gaussian, `(S, B)`."""
+    return (-0.5 * ((x - mean) * (-log_std).exp()).square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+
+def categorical_log_prob(logits: Tensor, values: Tensor) -> Tensor:
+    """Log-probability of a category, `(S, B)`."""
+    return torch.log_softmax(logits, -1).gather(-1, values[..., None])[..., 0]

@@ -1,0 +1,295 @@
+"""Recall traces: remember, choose high-value states, recall ways into them, hand out their steps for imitation.
+
+    observe --> memory --> targets --> traces (model, own record or truth) --> chosen --> trace buffer --> sample
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+import torch
+from torch import Tensor
+
+from recall_traces.cells import Cells
+from recall_traces.data import Traces, Transitions
+from recall_traces.memory import Memory
+from recall_traces.model import BacktrackingConfig, BacktrackingModel, roll_back
+from recall_traces.spaces import check_action_space, check_observation_space
+from recall_traces.targets import ARRIVALS, SOURCES, HighValueStates, Targets, Value
+
+Predecessors = Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
+"""Of states `(B, *observation)`: (obs, actions, prob, mask), each `(B, K, ...)`, the true backtracking model."""
+
+
+@dataclass(frozen=True)
+class RecallConfig:
+    """What to recall, and how much to imitate."""
+
+    imitation_coefficient: float = 1.0
+    """Weight of the imitation loss."""
+    imitation_updates: int = 4
+    """Minibatches of recalled steps to imitate per update of the learner."""
+    imitation_batch_size: int = 512
+    """Recalled steps of one seed in such a minibatch."""
+    trace_length: int = 60
+    """Longest trace, in steps."""
+    traces_per_update: int = 32
+    """High-value states to recall from, per seed and update."""
+    buffer_updates: int = 1
+    """How many updates' traces the buffer keeps; older ones are dropped, since the model has moved on."""
+    source: str = "auto"
+    """High-value states by 'return', 'critic', 'novelty', 'given', or 'auto': novelty, and return as soon as there is some."""
+    traces_from: str = "model"
+    """'model' (the backtracking model), 'record' (the agent's own steps: no model), or 'oracle' (the environment's truth)."""
+    candidates: int = 8
+    """Ways recalled into each high-value state, of which the one with the fewest steps from a start is kept; 1 keeps any."""
+    search_length: int = 150
+    """How far back a start is looked for when there are several candidates."""
+    fit_on: str = "all"
+    """Fit the model on 'all' remembered steps, or on those of the 'top' trajectories by return (the paper's choice)."""
+    top_fraction: float = 0.1
+    """Share of remembered steps whose trajectories count as top."""
+    top_states: int = 16
+    """How many states count as high in value."""
+    novelty_power: float = 1.0
+    """Novelty targets are drawn in proportion to visits to the minus this."""
+    novelty_floor: float = 0.05
+    """Least share of novelty among the targets of 'auto'."""
+    recent_episodes: int = 20
+    """Over how many episodes 'auto' averages the policy's return."""
+    cell_bins: int = 12
+    """Cells along each dimension of a Box, to count visits in."""
+    memory_size: int = 200_000
+    """Steps of one seed that are remembered."""
+    gamma: float = 0.99
+    """Discount of the return by which states are ranked."""
+    model_updates: int = 8
+    """Gradient steps of a network model per update; a table needs none."""
+    model: BacktrackingConfig = field(default_factory=BacktrackingConfig)
+    """What the backtracking model is made of."""
+
+    def __post_init__(self) -> None:
+        at_least_one = ("imitation_batch_size", "trace_length", "traces_per_update", "buffer_updates", "candidates", "search_length")
+        for name in (*at_least_one, "top_states", "cell_bins", "memory_size", "recent_episodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("imitation_coefficient", "imitation_updates", "model_updates", "novelty_power"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        for name in ("gamma", "novelty_floor", "top_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
+        choices = {"source": SOURCES, "traces_from": ("model", "record", "oracle"), "fit_on": ("all", "top")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+
+
+class RecallTraces:
+    """What a learner holds: it observes, updates after each rollout, and samples steps to imitate.
+
+    Args:
+        observation_space: Of one environment.
+        action_space: Of one environment.
+        config: What to recall.
+        num_seeds: `S`.
+        num_envs: `N`, environments of one seed.
+        seed: Seeds the model and every draw.
+        device: Where everything is kept.
+        given: States to recall from with the source `given`, `(G, *observation)`.
+        predecessors: The truth, for `traces_from='oracle'`.
+
+    Raises:
+        UnsupportedSpaceError: a space is not served.
+        ValueError: the configuration asks for something that was not given.
+    """
+
+    def __init__(
+        self,
+        observation_space: gymnasium.Space[Any],
+        action_space: gymnasium.Space[Any],
+        config: RecallConfig | None = None,
+        *,
+        num_seeds: int = 1,
+        num_envs: int,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        given: Tensor | None = None,
+        predecessors: Predecessors | None = None,
+    ) -> None:
+        self.config = c = config or RecallConfig()
+        self.num_seeds, self.device = num_seeds, torch.device(device)
+        self.observation_space = check_observation_space(observation_space)
+        action_space = check_action_space(action_space)
+        if c.traces_from == "oracle" and predecessors is None:
+            raise ValueError("traces_from='oracle' needs an environment with predecessors")
+        if c.source == "given" and given is None:
+            raise ValueError("the source 'given' needs states: pass given")
+        self.imitation_updates, self.imitation_coefficient = c.imitation_updates, c.imitation_coefficient
+        self.imitation_batch_size = c.imitation_batch_size
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.predecessors = predecessors
+        self.model = BacktrackingModel(self.observation_space, action_space, num_seeds, seed, self.device, c.model)
+        self.cells = Cells(self.observation_space, num_seeds, c.cell_bins, seed, self.device)
+        self.memory = Memory(self.observation_space, action_space, self.cells, num_seeds, num_envs, c.memory_size, c.gamma, self.device)
+        self.states = HighValueStates(
+            c.source,
+            self.memory,
+            self.cells,
+            top_states=c.top_states,
+            trace_length=c.trace_length,
+            novelty_power=c.novelty_power,
+            novelty_floor=c.novelty_floor,
+            recent_episodes=c.recent_episodes,
+            given=None if given is None else given.to(self.device),
+            generator=self.generator,
+        )
+        self.unfitted: list[Transitions] = []
+        self.buffer: list[Traces] = []
+
+    def observe(self, transitions: Transitions) -> None:
+        """Remember a rollout `(T, S, N, ...)`, in time order; column (s, n) goes on across calls."""
+        batch = transitions.map(lambda x: x.transpose(0, 1).flatten(1, 2))
+        self.cells.calibrate(batch.next_obs)
+        self.states.observe(*self.memory.observe(transitions))
+        if self.model.learns_once and self.config.fit_on == "all":
+            self.unfitted.append(batch)
+
+    def update(self, value: Value | None = None) -> dict[str, Any]:
+        """Fit the model, choose targets, and put traces into the buffer.
+
+        Args:
+            value: V(s) of raw observations `(S, B, ...)`, for the source `critic`.
+
+        Returns:
+            What to log, tensors `(S,)`.
+        """
+        metrics = self.fit() if self.config.traces_from == "model" else {}
+        targets = self.states.choose(self.config.traces_per_update, value)
+        traces = self.recall(targets)
+        self.buffer = [*self.buffer[1 - self.config.buffer_updates :], traces] if self.config.buffer_updates > 1 else [traces]
+        length = traces.mask.sum((1, 2)) / targets.active.sum(1).clamp(min=1)
+        novel = (targets.novel & targets.active).sum(1) / targets.active.sum(1).clamp(min=1)
+        metrics |= {"recall/traces": targets.active.sum(1), "recall/trace_length": length, "recall/novelty_share": novel}
+        return metrics | {"recall/best_return": self.states.best_returns.amax(1)}
+
+    def sample(self, batch_size: int, value: Value | None = None) -> Traces:
+        """Draw recalled steps uniformly.
+
+        Args:
+            batch_size: `B`, steps per seed.
+            value: Not needed here; other things to imitate weigh steps by it.
+
+        Returns:
+            Steps `(S, B, ...)`; mask and weights are 0 for a seed that has no traces.
+        """
+        valid = torch.cat([t.mask.flatten(1) for t in self.buffer], 1)
+        chosen, some = self.states.draw(valid.float(), batch_size)
+        seeds = torch.arange(self.num_seeds, device=self.device)[:, None]
+        obs, actions = (torch.cat([getattr(t, name).flatten(1, 2) for t in self.buffer], 1)[seeds, chosen] for name in ("obs", "actions"))
+        mask = some[:, None].expand(-1, batch_size)
+        return Traces(obs, actions, mask, mask.float())
+
+    def fit(self) -> dict[str, Any]:
+        """Fit the model on what is remembered."""
+        c = self.config
+        if c.fit_on == "top":
+            sample = self.memory.sample(4096, self.generator)
+            returns = torch.where(self.memory.gather(self.memory.closed, sample), self.memory.gather(self.memory.episode_returns, sample), torch.nan)
+            threshold = returns.nanquantile(1 - c.top_fraction, dim=1)[:, None, None]
+            top = self.memory.closed & (self.memory.episode_returns >= threshold)
+            positions, active = self.memory.sample_weighted(top.float(), max(4096, c.model_updates * c.model.batch_size), self.generator)
+            self.model.reset()
+            fitted = self.model.fit(self.memory.at(positions), c.model_updates, active)
+        elif self.model.learns_once:
+            if not self.unfitted:
+                return {}
+            columns = zip(*(vars(t).values() for t in self.unfitted), strict=True)
+            fitted = self.model.fit(Transitions(*(torch.cat(column, 1) for column in columns)))
+            self.unfitted = []
+        else:
+            positions = self.memory.sample(c.model_updates * c.model.batch_size, self.generator)
+            fitted = self.model.fit(self.memory.at(positions), c.model_updates)
+        return {f"recall/model_{name}": value for name, value in fitted.items()}
+
+    def recall(self, targets: Targets) -> Traces:
+        """Recall a way into each target, the best of several candidates, `(S, B, L, ...)`."""
+        c = self.config
+        length = c.trace_length if c.candidates == 1 else max(c.search_length, c.trace_length)
+        traces = self.ways(targets, length)
+        reached, steps = self.from_start(traces)
+        num_targets = c.traces_per_update
+        best = steps.unflatten(1, (num_targets, c.candidates)).argmin(2)
+        best = best + torch.arange(num_targets, device=self.device) * c.candidates
+        seeds = torch.arange(self.num_seeds, device=self.device)[:, None]
+        obs, actions, mask = (x[seeds, best][:, :, -c.trace_length :] for x in (traces.obs, traces.actions, reached))
+        mask = mask & targets.active[..., None]
+        return Traces(obs, actions, mask, mask.float())
+
+    def ways(self, targets: Targets, length: int) -> Traces:
+        """`candidates` traces into each target, `(S, B * candidates, length, ...)`, those of one target side by side."""
+        c = self.config
+        states = targets.obs.repeat_interleave(c.candidates, 1)
+        if c.traces_from == "model":
+            return self.model.sample_traces(states, length)
+        if c.traces_from == "oracle":
+            return roll_back(self.sample_truth, states, length, self.observation_space)
+        seeds = torch.arange(self.num_seeds, device=self.device)[:, None]
+        arrivals = self.states.arrivals[seeds, targets.cells]  # (S, B, ARRIVALS)
+        arrivals = arrivals.sort(2, descending=True).values  # the latest first
+        picks = torch.arange(c.candidates, device=self.device) % ARRIVALS
+        positions, held = self.memory.find(arrivals[:, :, picks].flatten(1))
+        way, mask = self.memory.way_into(positions, length)
+        flat = way.flatten(1)
+        obs, actions, next_obs = (self.memory.gather(x, flat).unflatten(1, way.shape[1:]) for x in (self.memory.steps.obs, self.memory.steps.actions, self.memory.steps.next_obs))
+        moved = obs != next_obs
+        mask = mask & held[..., None] & (moved.flatten(3).any(-1) if moved.dim() > 3 else moved)
+        return Traces(obs, actions, mask, mask.float())
+
+    def from_start(self, traces: Traces) -> tuple[Tensor, Tensor]:
+        """Cut traces before the last time they leave a start.
+
+        Returns:
+            The mask that is left, and how many steps it has; more than any trace where no start is on the way.
+        """
+        length = traces.mask.shape[2]
+        cells = self.cells(traces.obs.flatten(1, 2)).unflatten(1, traces.mask.shape[1:])
+        at_start = self.states.is_start(cells) & traces.mask
+        index = torch.arange(length, device=self.device)
+        start = torch.where(at_start, index, -1).amax(2)
+        mask = traces.mask & (index >= start[..., None])
+        return mask, torch.where(start >= 0, mask.sum(2), length + 1 + (mask.sum(2) == 0))
+
+    def sample_truth(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw from the true backtracking model, leaving out what stands still."""
+        assert self.predecessors is not None
+        obs, actions, prob, mask = self.predecessors(states.flatten(0, 1))
+        stays = obs == states.flatten(0, 1)[:, None]
+        prob = torch.where(mask & ~(stays.flatten(2).all(-1) if stays.dim() > 2 else stays), prob, 0.0)
+        which, known = self.states.draw(prob, 1)
+        rows = torch.arange(len(which), device=self.device)
+        shape = states.shape[:2]
+        return actions[rows, which[:, 0]].unflatten(0, shape), obs[rows, which[:, 0]].unflatten(0, shape), known.unflatten(0, shape)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a run needs to go on exactly."""
+        return {
+            "model": self.model.state_dict(),
+            "cells": self.cells.state_dict(),
+            "memory": self.memory.state_dict(),
+            "states": self.states.state_dict(),
+            "generator": self.generator.get_state(),
+            "buffer": [vars(traces) for traces in self.buffer],
+            "unfitted": [vars(transitions) for transitions in self.unfitted],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Copy what `state_dict` gave."""
+        for name in ("model", "cells", "memory", "states"):
+            getattr(self, name).load_state_dict(state[name])
+        self.generator.set_state(state["generator"])
+        self.buffer = [Traces(**traces) for traces in state["buffer"]]
+        self.unfitted = [Transitions(**transitions) for transitions in state["unfitted"]]

@@ -1,0 +1,114 @@
+"""The backtracking model of a finite space: counts of what led where, the exact maximum-likelihood estimate."""
+
+from __future__ import annotations
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from recall_traces.data import Transitions
+from recall_traces.spaces import ObservationSpace, num_states, state_at, state_index
+
+
+class TableModel:
+    """q(a, s | s') = count(s, a, s') / count(s'), kept as a sorted list of the triples that were seen.
+
+    A row is a pair (seed, s'). Sampling draws a number below the row's count and looks it up in the running sum of all
+    counts, so that it costs the same however large the space is.
+
+    Args:
+        observation_space: Finite.
+        action_space: `Discrete`.
+        num_seeds: `S`.
+        generator: Draws samples.
+        device: Where everything is kept.
+    """
+
+    learns_once = True
+    """Each transition is to be given once: counts keep it."""
+
+    def __init__(
+        self, observation_space: ObservationSpace, action_space: spaces.Discrete, num_seeds: int, generator: torch.Generator, device: torch.device | str
+    ) -> None:
+        self.space, self.num_actions, self.num_seeds, self.generator = observation_space, int(action_space.n), num_seeds, generator
+        self.num_states = num_states(observation_space)
+        if num_seeds * self.num_states**2 * self.num_actions >= 2**62:
+            raise ValueError(f"{observation_space} has too many states for a table: set kind to 'network'")
+        self.device = torch.device(device)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.index(*torch.zeros(2, 0, dtype=torch.int64, device=self.device))
+
+    def index(self, keys: Tensor, counts: Tensor) -> None:
+        """Take sorted triples and their counts, each `(M,)`."""
+        self.keys, self.counts = keys, counts
+        previous, current = keys % self.num_states, keys // (self.num_states * self.num_actions) % self.num_states
+        rows = torch.arange(self.num_seeds * self.num_states + 1, device=self.device) * (self.num_states * self.num_actions)
+        first = torch.searchsorted(keys, rows)
+        none = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self.cumulative = torch.cat([none, counts.cumsum(0)])
+        self.cumulative_moving = torch.cat([none, torch.where(previous != current, counts, 0).cumsum(0)])
+        self.row_start, self.row_start_moving = self.cumulative[first], self.cumulative_moving[first]
+
+    def row(self, next_obs: Tensor) -> Tensor:
+        """Row of each successor, `(S, B)`."""
+        state = state_index(next_obs, self.space)
+        return state + torch.arange(self.num_seeds, device=self.device)[:, None] * self.num_states
+
+    def key(self, obs: Tensor, actions: Tensor, next_obs: Tensor) -> Tensor:
+        """Number of each triple, `(S, B)`."""
+        return (self.row(next_obs) * self.num_actions + actions) * self.num_states + state_index(obs, self.space)
+
+    def fit(self, transitions: Transitions, updates: int, active: Tensor) -> dict[str, Tensor]:
+        """Count the transitions of the active seeds; `updates` has no meaning here. The loss is that of this batch, after counting."""
+        keys = self.key(transitions.obs, transitions.actions, transitions.next_obs)
+        new = torch.where(active[:, None], keys, -1).flatten()  # -1 sorts first and is cut off: no boolean indexing, no sync
+        merged, places = torch.cat([self.keys, new]).unique(return_inverse=True)
+        counts = torch.zeros_like(merged).index_add_(0, places, torch.cat([self.counts, torch.ones_like(new)]))
+        skip = int(len(merged) > 0 and bool(merged[0] < 0))
+        self.index(merged[skip:], counts[skip:])
+        log_probs = self.log_prob(transitions.obs, transitions.actions, transitions.next_obs)
+        return {"loss": -log_probs.mean(1)}
+
+    def log_prob(self, obs: Tensor, actions: Tensor, next_obs: Tensor) -> Tensor:
+        """log q(a, s | s'), `(S, B)`; minus infinity for what was never seen."""
+        keys, row = self.key(obs, actions, next_obs), self.row(next_obs)
+        if len(self.keys) == 0:
+            return torch.full(keys.shape, -torch.inf, device=self.device)
+        place = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
+        count = torch.where(self.keys[place] == keys, self.counts[place], 0)
+        return (count.double() / (self.row_start[row + 1] - self.row_start[row]).clamp(min=1)).log().float()
+
+    def sample(self, next_obs: Tensor, moving: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Actions and states that may have led to `next_obs` `(S, B)`.
+
+        Args:
+            next_obs: Successors.
+            moving: Leave out what stands still.
+
+        Returns:
+            Actions, states and whether any way into the successor is known, each `(S, B)`; where none is, the state is the
+            successor itself.
+        """
+        row = self.row(next_obs)
+        start, cumulative = (self.row_start_moving, self.cumulative_moving) if moving else (self.row_start, self.cumulative)
+        low, high = start[row], start[row + 1]
+        known = high > low
+        if len(self.keys) == 0:
+            return torch.zeros_like(row), next_obs, known
+        uniform = torch.rand(row.shape, generator=self.generator, device=self.device, dtype=torch.float64)
+        place = torch.searchsorted(cumulative, low + (uniform * (high - low)).long(), right=True) - 1
+        key = self.keys[place.clamp(max=len(self.keys) - 1)]
+        actions = torch.where(known, key // self.num_states % self.num_actions, 0)
+        states = torch.where(known, key % self.num_states, state_index(next_obs, self.space))
+        return actions, state_at(states, self.space), known
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The triples and their counts."""
+        return {"keys": self.keys, "counts": self.counts}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state_dict` gave."""
+        self.index(state["keys"].clone(), state["counts"].clone())

@@ -1,0 +1,201 @@
+"""High-value states: where to recall from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recall_traces.cells import Cells
+from recall_traces.memory import Memory
+
+Value = Callable[[Tensor], Tensor]
+SOURCES = ("auto", "return", "critic", "novelty", "given")
+ARRIVALS = 8
+"""Latest arrivals remembered per cell."""
+START_SHARE = 0.05
+"""A cell is a start if at least this share of episodes began in it; with starts spread wide, none is."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """States chosen to recall from."""
+
+    obs: Tensor
+    """`(S, B, *observation)`."""
+    cells: Tensor
+    """Their cells, `(S, B)`."""
+    active: Tensor
+    """Which are real, bool `(S, B)`: a seed may have none."""
+    novel: Tensor
+    """Which were chosen for novelty, bool `(S, B)`."""
+
+
+class HighValueStates:
+    """Keeps, per seed and cell, how often it was visited, by which steps, and with what best return; chooses targets.
+
+    Args:
+        source: One of `SOURCES`.
+        memory: Where the steps are.
+        cells: Tells states apart.
+        top_states: How many states, or cells, count as high in value.
+        trace_length: A state needs recorded steps before it: at least half of this, or of its episode if that is shorter.
+        novelty_power: Novelty targets are drawn in proportion to visits to the minus this.
+        novelty_floor: Least share of novelty in `auto`.
+        recent_episodes: Over how many episodes the policy's return is averaged in `auto`.
+        given: States to recall from with `given`, `(G, *observation)`.
+        generator: Draws targets.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        memory: Memory,
+        cells: Cells,
+        *,
+        top_states: int,
+        trace_length: int,
+        novelty_power: float,
+        novelty_floor: float,
+        recent_episodes: int,
+        given: Tensor | None,
+        generator: torch.Generator,
+    ) -> None:
+        self.source, self.memory, self.cells, self.generator = source, memory, cells, generator
+        self.top_states, self.trace_length, self.given = top_states, trace_length, given
+        self.novelty_power, self.novelty_floor, self.recent_episodes = novelty_power, novelty_floor, recent_episodes
+        num_seeds, device = len(memory.age), memory.age.device
+        per_cell = (num_seeds, cells.num_cells)
+        self.visits = torch.zeros(per_cell, device=device)
+        self.arrivals = torch.full((*per_cell, ARRIVALS), -1, dtype=torch.int64, device=device)
+        self.best_returns = torch.full(per_cell, -torch.inf, device=device)
+        self.best_arrivals = torch.full(per_cell, -1, dtype=torch.int64, device=device)
+        self.starts = torch.zeros(per_cell, device=device)
+        self.recent_return = torch.zeros(num_seeds, device=device)
+        self.best_episode = torch.full((num_seeds,), -torch.inf, device=device)
+
+    def observe(self, written: Tensor, positions: Tensor, just_closed: Tensor) -> None:
+        """Take in what `Memory.observe` returned."""
+        memory = self.memory
+        cells = memory.gather(memory.next_cells, written)
+        stamps = memory.stamps(written)
+        self.visits.scatter_add_(1, cells, torch.ones_like(cells, dtype=torch.float32))
+        # By the largest stamp and not by the last write, which would depend on the order of a parallel scatter.
+        self.arrivals.flatten(1).scatter_reduce_(1, cells * ARRIVALS + stamps % ARRIVALS, stamps, "amax")
+        first = memory.gather(memory.age, written) == 0
+        self.starts.scatter_add_(1, self.cells(memory.gather(memory.steps.obs, written)), first.float())
+
+        age, length = memory.gather(memory.age, positions), memory.gather(memory.episode_lengths, positions)
+        enough_past = (age + 1) * 2 >= length.clamp(max=self.trace_length)
+        returns = torch.where(just_closed & enough_past, memory.gather(memory.returns, positions), -torch.inf)
+        cells = memory.gather(memory.next_cells, positions)
+        self.best_returns.scatter_reduce_(1, cells, returns, "amax")
+        is_best = (returns >= self.best_returns.gather(1, cells)) & returns.isfinite()
+        self.best_arrivals.scatter_reduce_(1, cells, torch.where(is_best, memory.stamps(positions), -1), "amax")
+
+        ended = just_closed & (age + 1 == length)
+        episode = memory.gather(memory.episode_returns, positions)
+        count = ended.sum(1)
+        mean = torch.where(ended, episode, 0.0).sum(1) / count.clamp(min=1)
+        self.recent_return.lerp_(mean, (count / self.recent_episodes).clamp(max=1.0))
+        self.best_episode = torch.maximum(self.best_episode, torch.where(ended, episode, -torch.inf).amax(1))
+
+    def novelty_share(self) -> Tensor:
+        """Share of novelty in `auto`, `(S,)`: 1 before any reward, then what the recent return lacks of the best one.
+
+        Only positive returns count as reward. Where doing nothing gives 0 and trying costs, the best return is that of
+        idling: not something to recall.
+        """
+        lacking = 1 - self.recent_return / self.best_episode
+        share = lacking.clamp(self.novelty_floor, 1.0)
+        return torch.where(self.best_episode > 0, share, 1.0)
+
+    def choose(self, count: int, value: Value | None) -> Targets:
+        """Draw `count` targets per seed, independently."""
+        if self.source == "given":
+            return self.from_given(count)
+        if self.source == "critic":
+            return self.from_critic(count, value)
+        if self.source == "novelty":
+            return self.from_arrivals(*self.novel_arrivals(count), novel=True)
+        if self.source == "return":
+            return self.from_arrivals(*self.best_return_arrivals(count), novel=False)
+        novel = self.from_arrivals(*self.novel_arrivals(count), novel=True)
+        high = self.from_arrivals(*self.best_return_arrivals(count), novel=False)
+        draws = torch.rand(novel.active.shape, generator=self.generator, device=novel.active.device)
+        use_novel = (draws < self.novelty_share()[:, None]) | ~high.active
+        wide = use_novel.view(*use_novel.shape, *[1] * (novel.obs.dim() - 2))
+        return Targets(
+            torch.where(wide, novel.obs, high.obs),
+            torch.where(use_novel, novel.cells, high.cells),
+            novel.active | high.active,
+            use_novel,
+        )
+
+    def novel_arrivals(self, count: int) -> tuple[Tensor, Tensor]:
+        """Stamps of arrivals in seldom visited cells, `(S, count)`, and whether there are any."""
+        newest = self.arrivals.amax(2)
+        _, held = self.memory.find(newest)
+        weights = torch.where(held, self.visits.clamp(min=1) ** -self.novelty_power, 0.0)
+        cells, some = self.draw(weights, count)
+        return newest.gather(1, cells), some[:, None].expand(-1, count)
+
+    def best_return_arrivals(self, count: int) -> tuple[Tensor, Tensor]:
+        """Stamps of the best arrivals in the cells with the highest positive return, `(S, count)`, and whether there are any."""
+        _, held = self.memory.find(self.best_arrivals)
+        returns = torch.where(held, self.best_returns, -torch.inf)
+        best, cells = returns.topk(min(self.top_states, returns.shape[1]), 1)
+        which, some = self.draw((best > 0).float(), count)
+        return self.best_arrivals.gather(1, cells.gather(1, which)), some[:, None].expand(-1, count)
+
+    def from_critic(self, count: int, value: Value | None) -> Targets:
+        """Remembered states that the critic values most, scored anew."""
+        if value is None:
+            raise ValueError("the source 'critic' needs a value function: pass value to update")
+        positions = self.memory.sample(max(1024, 4 * self.top_states), self.generator)
+        obs = self.memory.gather(self.memory.steps.next_obs, positions)
+        scores = value(obs).masked_fill(self.memory.gather(self.memory.steps.terminated, positions), -torch.inf)
+        positions = positions.gather(1, scores.topk(self.top_states, 1).indices)
+        which = torch.randint(self.top_states, (len(positions), count), generator=self.generator, device=positions.device)
+        stamps = self.memory.stamps(positions.gather(1, which))
+        return self.from_arrivals(stamps, torch.ones_like(stamps, dtype=torch.bool), novel=False)
+
+    def from_given(self, count: int) -> Targets:
+        """States the user knows to be good."""
+        if self.given is None:
+            raise ValueError("the source 'given' needs states: pass given to RecallTraces")
+        shape = (len(self.visits), count)
+        obs = self.given[torch.randint(len(self.given), shape, generator=self.generator, device=self.given.device)]
+        active = torch.ones(shape, dtype=torch.bool, device=obs.device)
+        return Targets(obs, self.cells(obs), active, ~active)
+
+    def from_arrivals(self, stamps: Tensor, active: Tensor, novel: bool) -> Targets:
+        """The states that stamped steps arrived in."""
+        positions, held = self.memory.find(stamps)
+        obs = self.memory.gather(self.memory.steps.next_obs, positions)
+        cells = self.memory.gather(self.memory.next_cells, positions)
+        return Targets(obs, cells, active & held, torch.full_like(active, novel))
+
+    def draw(self, weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Columns drawn in proportion to weights `(S, K)`: `(S, count)`, and whether a seed had any weight, `(S,)`."""
+        cumulative = weights.double().cumsum(1)
+        total = cumulative[:, -1:]
+        uniform = torch.rand(len(weights), count, generator=self.generator, device=weights.device, dtype=torch.float64)
+        return torch.searchsorted(cumulative, uniform * total, right=True).clamp(max=weights.shape[1] - 1), total[:, 0] > 0
+
+    def is_start(self, cells: Tensor) -> Tensor:
+        """Whether episodes tend to begin in these cells `(S, ...)`."""
+        start = self.starts >= START_SHARE * self.starts.sum(1, keepdim=True)
+        return start.gather(1, cells.flatten(1)).view(cells.shape)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All counts and stamps."""
+        names = ("visits", "arrivals", "best_returns", "best_arrivals", "starts", "recent_return", "best_episode")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Copy what `state_dict` gave."""
+        for name, value in self.state_dict().items():
+            value.copy_(state[name])

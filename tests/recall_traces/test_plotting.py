@@ -1,0 +1,105 @@
+import csv
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from recall_traces.curves import COLUMNS, read_curves
+from recall_traces.plotting import _spread, format_steps, plot_comparison, plot_runs
+
+
+def write(folder, arms, seeds=3, evaluations=6, success=True, reach=lambda arm, seed: 2 + arm):
+    """Curves that jump to 1 at evaluation `reach(arm, seed)`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "curves.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for number, arm in enumerate(arms):
+            for seed in range(seeds):
+                for step in range(evaluations):
+                    value = float(step >= reach(number, seed))
+                    known = value if success else ""
+                    writer.writerow([arm, seed, 2048 * step, 10 * value - 3, known, value, known])
+    return folder
+
+
+def check(picture, out):
+    assert picture == out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    pixels = imread(picture)[..., :3]
+    assert pixels.shape[1] >= 1500
+    assert np.ptp(pixels) > 0.9
+
+
+@pytest.mark.parametrize("arms", [1, 2, 5, 7, 10])
+def test_pictures_of_few_and_many_arms(tmp_path, arms):
+    folder = write(tmp_path / "run", [f"arm-{number}" for number in range(arms)])
+    check(plot_comparison(folder, tmp_path / "new" / "curves.png"), tmp_path / "new" / "curves.png")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"seeds": 1},
+        {"evaluations": 1},
+        {"seeds": 1, "evaluations": 1},
+        {"seeds": 20, "reach": lambda arm, seed: 99},  # nobody got there
+        {"reach": lambda arm, seed: 2 + 99 * (seed % 2)},
+        {"success": False},
+        {"success": False, "evaluations": 1, "seeds": 1},
+    ],
+)
+def test_pictures_of_edge_cases(tmp_path, options):
+    folder = write(tmp_path / "run", ["none", "re$call$"], **options)
+    check(plot_comparison(folder, tmp_path / "curves.png", title="a title of $5"), tmp_path / "curves.png")
+
+
+def test_an_arm_without_any_value_does_not_stop_the_picture(tmp_path):
+    folder = write(tmp_path / "run", ["none"])
+    with (folder / "curves.csv").open("a", newline="") as file:
+        csv.writer(file).writerow(["recall", 0, 0, "", "", "", ""])
+    check(plot_comparison(folder, tmp_path / "curves.png"), tmp_path / "curves.png")
+    more = [write(tmp_path / name, [name]) for name in "abcde"]
+    check(plot_runs([folder, *more], tmp_path / "runs.png"), tmp_path / "runs.png")
+
+
+def test_returns_with_a_threshold(tmp_path):
+    folder = write(tmp_path / "run", ["none", "recall"], success=False)
+    check(plot_comparison(read_curves(folder), tmp_path / "curves.png", threshold=5), tmp_path / "curves.png")
+
+
+def test_several_tasks_and_runs(tmp_path):
+    folders = [write(tmp_path / name, ["none", "recall"]) for name in ("a", "b", "c", "d")]
+    check(plot_comparison(folders, tmp_path / "pooled.png"), tmp_path / "pooled.png")
+    check(plot_runs(folders, tmp_path / "runs.png"), tmp_path / "runs.png")
+
+
+def test_the_same_data_give_the_same_picture(tmp_path):
+    folder = write(tmp_path / "run", ["none", "recall"])
+    first, again = (plot_comparison(folder, tmp_path / name).read_bytes() for name in ("1.png", "2.png"))
+    assert first == again
+
+
+def test_nothing_to_draw_is_said(tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        plot_runs([tmp_path], tmp_path / "runs.png")
+    with pytest.raises(ValueError, match="No curves"):
+        plot_runs([], tmp_path / "runs.png")
+    with pytest.raises(ValueError, match="No curves"):
+        plot_comparison([], tmp_path / "runs.png")
+    assert not (tmp_path / "runs.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("steps", "text"),
+    [(0, "0"), (500, "500"), (2048, "2.048k"), (25_000, "25k"), (150_000, "150k"), (1.5e6, "1.5M"), (2e9, "2G")],
+)
+def test_steps_are_written_as_people_do(steps, text):
+    assert format_steps(steps) == text
+
+
+def test_dots_of_one_place_do_not_hide_each_other():
+    offsets = _spread(np.array([5.0, 5, 5, 9]), width=1.0)
+    assert len(set(offsets[:3])) == 3
+    assert offsets[3] == 0
+    assert np.abs(_spread(np.zeros(64), width=1.0)).max() <= 0.22 + 1e-9
