@@ -256,12 +256,12 @@ class PPO:
         metrics: dict[str, Tensor] = {}
         for _ in range(self.recall.imitation_updates):
             traces = self.recall.sample(self.recall.imitation_batch_size, self.value)
-            total = traces.weights.sum(1)
+            valid = traces.mask.sum(1)
             log_probs = self.log_prob(traces.obs, traces.actions)
-            loss = -(traces.weights * log_probs).sum(1) / total.clamp(min=1e-8)
+            loss = -(traces.weights * log_probs).sum(1) / valid.clamp(min=1)
             backward(self.recall.imitation_coefficient * loss, self.policy_optimizer)
             scale = clip_scale(self.config.max_grad_norm, self.policy_optimizer)
-            self.policy_optimizer.step(learning_rate, self.alive & (total > 0), scale)
+            self.policy_optimizer.step(learning_rate, self.alive & (valid > 0), scale)
             metrics = {"imitation_loss": loss.detach()}
         return metrics
 
@@ -309,6 +309,9 @@ class PPO:
         broken = self.alive & ~(finite.all(2).all(0) & weights)
         if bool(broken.any()):
             self.alive = self.alive & ~broken
+            for optimizer in (self.policy_optimizer, self.critic_optimizer):
+                # What is lost is set to 0, so that the batched operations of all seeds meet no NaN from here on.
+                optimizer.values.masked_fill_((broken & ~weights)[:, None], 0.0)
             for s in broken.nonzero()[:, 0].tolist():
                 where = (~finite[:, s]).nonzero()
                 if len(where):

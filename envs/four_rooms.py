@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -103,6 +104,7 @@ class FourRooms:
         self._flat_next_cell = self.next_cell.flatten()
         self._fixed_start = torch.tensor(start, device=self.device)
         self._fixed_goal = torch.tensor(goal, device=self.device)
+        self._around = torch.tensor([0, -size, size, -1, 1], device=self.device)
         self._first_obs = self._first_observations()
         self._slips = in_blocks(self._draw_slips, num_envs) if self.options.slip > 0 else None
         self._age = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
@@ -157,8 +159,7 @@ class FourRooms:
             without predecessors (a wall) has an empty mask and probabilities of 0.
         """
         cells, goals = states.unbind(-1) if self.options.random_goal else (states, self._fixed_goal.expand_as(states))
-        around = torch.tensor([0, -self.size, self.size, -1, 1], device=self.device)
-        sources = (cells.unsqueeze(-1) + around).clamp(0, self.size**2 - 1)  # (..., 5); only walls are clamped
+        sources = (cells.unsqueeze(-1) + self._around).clamp(0, self.size**2 - 1)  # (..., 5); only walls are clamped
         possible = ~self.walls[sources] & (sources != goals.unsqueeze(-1))
         leads = (self.next_cell[sources] == cells[..., None, None]).float()  # (..., 5, 4)
         slip = self.options.slip
@@ -166,7 +167,7 @@ class FourRooms:
         prob = likelihood.flatten(-2)
         prob = prob / prob.sum(-1, keepdim=True).clamp(min=torch.finfo(prob.dtype).tiny)
         obs = sources.repeat_interleave(NUM_ACTIONS, dim=-1)
-        actions = torch.arange(NUM_ACTIONS, device=self.device).repeat(len(around)).expand_as(obs)
+        actions = torch.arange(NUM_ACTIONS, device=self.device).repeat(len(self._around)).expand_as(obs)
         if self.options.random_goal:
             obs = torch.stack((obs, goals.unsqueeze(-1).expand_as(obs)), -1)
         return obs, actions, prob, prob > 0
@@ -192,8 +193,7 @@ class FourRooms:
         """First observations of an episode in every copy, one row for each time they are asked for."""
         if self.options.random_start or self.options.random_goal:
             return in_blocks(self._draw_first_obs, self.num_envs)
-        start = self._fixed_start.expand(self.num_envs)
-        return in_blocks(lambda steps: start.expand(steps, -1), self.num_envs)
+        return itertools.repeat(self._fixed_start.expand(self.num_envs))
 
     def _draw_first_obs(self, steps: int) -> Tensor:
         """Starts and goals, uniform over the free cells and never equal, `(steps, num_envs)` or `(steps, num_envs, 2)`."""

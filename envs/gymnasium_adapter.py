@@ -49,7 +49,7 @@ class GymnasiumVectorEnv:
 
     Raises:
         ValueError: the environment cannot be built with these options, or has a space that is not supported.
-        RuntimeError: a copy or a worker failed in a step; the message names it.
+        RuntimeError: a copy or a worker failed; the message names it.
     """
 
     def __init__(
@@ -99,14 +99,14 @@ class GymnasiumVectorEnv:
         """Build one copy, read its spaces, and time its steps (seconds)."""
         try:
             probe = gymnasium.make(env_id, **options)
-            spec = gymnasium.spec(env_id.rpartition(":")[2])  # without the module, which `make` has imported
+            spec = gymnasium.spec(env_id)
         except Exception as error:  # an environment's constructor raises whatever it likes
             given = f" with {', '.join(f'{name}={value!r}' for name, value in options.items())}" if options else ""
             message = " ".join(str(error).split())
             raise ValueError(f"{env_id} cannot be built{given}: {type(error).__name__}: {message}") from error
+        self.observation_space: gymnasium.Space[Any] = _observed_space(env_id, probe.observation_space)
+        self.action_space: gymnasium.Space[Any] = _acted_space(env_id, probe.action_space)
         try:
-            self.observation_space: gymnasium.Space[Any] = _observed_space(env_id, probe.observation_space)
-            self.action_space: gymnasium.Space[Any] = _acted_space(env_id, probe.action_space)
             probe.reset(seed=seed)
             probe.action_space.seed(seed)
             steps, began = 0, time.perf_counter()
@@ -116,6 +116,8 @@ class GymnasiumVectorEnv:
                 if terminated or truncated:
                     probe.reset()
             return spec, (time.perf_counter() - began) / steps
+        except Exception as error:
+            raise RuntimeError(f"{env_id} failed in its first steps: {type(error).__name__}: {error}") from error
         finally:
             probe.close()
 

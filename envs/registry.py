@@ -76,8 +76,8 @@ def make(env_id: str, num_envs: int = 1, device: str | torch.device = "cpu", see
     """Build `num_envs` copies of an environment.
 
     Args:
-        env_id: one of `registered_ids()`, or any Gymnasium id (`Pendulum-v1`, `module:Name-v0`). Ours win; `gymnasium/` in
-            front of the name forces Gymnasium's.
+        env_id: one of `registered_ids()`, or any Gymnasium id (`Pendulum-v1`). Ours win; `gymnasium/` in front of the name
+            forces Gymnasium's. `module:name` imports the module first, which registers the environment.
         num_envs: copies, all seeds of a fleet together.
         device: where observations and rewards live.
         seed: seeds every draw of the environment.
@@ -122,27 +122,37 @@ def register_with_gymnasium() -> None:
 
 
 def _find_family(env_id: str) -> tuple[_Family, list[int]] | None:
+    """The family that has this name and the number in it; None where it is not a batched environment."""
+    if env_id.startswith(FORCED_PREFIX):
+        return None
+    name = _import_module(env_id)
     for pattern, family in _FAMILIES.items():
-        match = re.fullmatch(re.escape(pattern).replace("<n>", r"(\d+)"), env_id, flags=re.ASCII)
+        match = re.fullmatch(re.escape(pattern).replace("<n>", r"(\d+)"), name, flags=re.ASCII)
         if match:
             return family, [int(number) for number in match.groups()]
     return None
 
 
+def _import_module(env_id: str) -> str:
+    """Import the module of `module:name`, which registers the environment, and return the name."""
+    module, colon, name = env_id.rpartition(":")
+    if not colon:
+        return env_id
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"environment {env_id!r}: the module {module!r} cannot be imported ({error})") from error
+    return name
+
+
 def _gymnasium_id(env_id: str) -> str:
-    """The id as Gymnasium knows it.
+    """The id as Gymnasium knows it, once its module is imported.
 
     Raises:
         ValueError: neither Gymnasium nor we have it.
     """
-    name = env_id.removeprefix(FORCED_PREFIX)
-    module, colon, name_in_module = name.rpartition(":")
-    if colon:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise ValueError(f"environment {env_id!r}: the module {module!r} cannot be imported ({error})") from error
-    if (name_in_module if colon else name) in gymnasium.registry:
+    name = _import_module(env_id.removeprefix(FORCED_PREFIX))
+    if name in gymnasium.registry:
         return name
     # A family is compared with the number that was asked for, so that `FourRoom-19` finds `FourRooms-19`.
     number = re.search(r"\d+", env_id)

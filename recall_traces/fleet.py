@@ -137,14 +137,16 @@ class FleetAdam:
         """
         active = active[:, None]
         grads = self.grads if scale is None else self.grads * scale[:, None]
-        grads = torch.where(active, grads, 0.0)  # and not a product: the gradient of a broken seed may be NaN
         beta1, beta2 = self.betas
         self.steps += active
         self.first.lerp_(grads, active * (1 - beta1))
-        self.second.lerp_(grads.square_(), active * (1 - beta2))
+        self.second.lerp_(grads.square(), active * (1 - beta2))
         steps = self.steps.clamp(min=1)
-        denominator = self.second.sqrt().div_((1 - beta2**steps).sqrt_()).add_(self.eps)
-        self.values.addcmul_(self.first / denominator, active * (-learning_rate / (1 - beta1**steps)))
+        # The two bias corrections are moved onto the step size and eps, `(S, 1)`, so that fewer passes go over the weights.
+        correction = (1 - beta2**steps).sqrt_()
+        size = active * (-learning_rate * correction / (1 - beta1**steps))
+        # 1e-30 is far below eps and spares the root its slow path on a CPU, taken for 0 and for what is almost 0.
+        self.values.addcdiv_(self.first * size, self.second.add(1e-30).sqrt_().add_(self.eps * correction))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Moments and step counts; the parameters belong to their modules."""

@@ -59,11 +59,6 @@ def test_batched_environment(blocks: list[str]) -> None:
     assert step.truncated.all()
 
 
-def test_twenty_lines_each(blocks: list[str]) -> None:
-    for block in blocks:
-        assert len([line for line in block.splitlines() if line.strip()]) <= 25
-
-
 def test_ours_are_listed() -> None:
     text = DOCS.read_text(encoding="utf-8")
     for name in registered_ids():

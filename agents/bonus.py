@@ -1,0 +1,122 @@
+"""Intrinsic rewards that pay for the unseen: visit counts and random network distillation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from recall_traces.cells import Cells
+from recall_traces.data import Transitions
+from recall_traces.fleet import FleetAdam, FleetMLP, backward
+from recall_traces.normalization import RunningNormalizer
+from recall_traces.spaces import ObservationSpace
+
+KINDS = ("auto", "visits", "rnd")
+
+
+@dataclass(frozen=True)
+class BonusConfig:
+    """How the unseen is paid for."""
+
+    kind: str = "auto"
+    """'visits' (1/√visits; Bellemare et al. 2016), 'rnd' (Burda et al. 2019), or 'auto': visits of finite states, else rnd."""
+    coefficient: float = 0.01
+    """Factor on the bonus."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Units of each hidden layer of rnd's networks."""
+    features: int = 32
+    """What rnd's networks put out."""
+    learning_rate: float = 1e-3
+    """Adam's step size for rnd."""
+    cell_bins: int = 12
+    """Cells along each dimension of a Box, to count visits in."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
+        if self.coefficient < 0 or self.features < 1 or self.cell_bins < 1 or not self.learning_rate > 0:
+            raise ValueError("the bonus needs a coefficient of at least 0 and positive features, learning_rate and cell_bins")
+
+
+class VisitBonus:
+    """Pays coefficient / √visits for each arrival in a cell, the arrival itself counted.
+
+    Args:
+        observation_space: Of one environment.
+        config: See `BonusConfig`.
+        num_seeds: `S`.
+        seed: Draws the cells' projections.
+        device: Where the counts are.
+    """
+
+    def __init__(self, observation_space: ObservationSpace, config: BonusConfig, num_seeds: int, seed: int, device: torch.device | str) -> None:
+        self.coefficient = config.coefficient
+        self.cells = Cells(observation_space, num_seeds, config.cell_bins, seed, device)
+        self.visits = torch.zeros(num_seeds, self.cells.num_cells, device=device)
+
+    def rewards(self, transitions: Transitions) -> Tensor:
+        """Count a rollout `(T, S, N, ...)`, then pay for it, `(T, S, N)`."""
+        arrived = transitions.next_obs.transpose(0, 1).flatten(1, 2)
+        self.cells.calibrate(arrived)
+        cells = self.cells(arrived)
+        self.visits.scatter_add_(1, cells, torch.ones_like(cells, dtype=torch.float32))
+        bonus = self.coefficient * self.visits.gather(1, cells).rsqrt()
+        return bonus.unflatten(1, (len(transitions.rewards), -1)).transpose(0, 1)
+
+
+class DistillationBonus:
+    """Pays the error with which a network predicts a random one (random network distillation).
+
+    Departures from the paper: one value function for both rewards, and the error is divided by its own running standard
+    deviation instead of that of its discounted sum.
+
+    Args:
+        observation_space: Of one environment.
+        config: See `BonusConfig`.
+        num_seeds: `S`.
+        seed: Draws the networks.
+        device: Where they live.
+    """
+
+    def __init__(self, observation_space: ObservationSpace, config: BonusConfig, num_seeds: int, seed: int, device: torch.device | str) -> None:
+        self.config = config
+        generator = torch.Generator().manual_seed(seed)
+        self.target, self.predictor = (
+            FleetMLP(num_seeds, (observation_space,), config.hidden, config.features, "relu", 1.0, generator).to(device) for _ in range(2)
+        )
+        self.optimizer = FleetAdam(self.predictor.parameters())
+        self.box = isinstance(observation_space, spaces.Box)
+        size = observation_space.shape[0] if isinstance(observation_space, spaces.Box) else 1
+        self.obs_statistics = RunningNormalizer(num_seeds, size, clip=5.0).to(device)
+        self.error_statistics = RunningNormalizer(num_seeds, 1, center=False).to(device)
+        self.everyone = torch.ones(num_seeds, dtype=torch.bool, device=device)
+
+    def rewards(self, transitions: Transitions) -> Tensor:
+        """Pay for a rollout `(T, S, N, ...)`, `(T, S, N)`, then take one step of the predictor on it."""
+        arrived = transitions.next_obs.transpose(0, 1).flatten(1, 2)
+        if self.box:
+            self.obs_statistics.update(arrived)
+            arrived = self.obs_statistics(arrived)
+        with torch.no_grad():
+            features = self.target(arrived)
+        with torch.enable_grad():
+            error = (self.predictor(arrived) - features).square().mean(-1)
+            backward(error.mean(1), self.optimizer)
+        self.optimizer.step(self.config.learning_rate, self.everyone)
+        error = error.detach()[..., None]
+        self.error_statistics.update(error)
+        bonus = self.config.coefficient * self.error_statistics(error)[..., 0]
+        return bonus.unflatten(1, (len(transitions.rewards), -1)).transpose(0, 1)
+
+
+def make_bonus(
+    observation_space: ObservationSpace, config: BonusConfig, num_seeds: int, seed: int, device: torch.device | str
+) -> VisitBonus | DistillationBonus:
+    """The bonus that the configuration asks for."""
+    kind = config.kind
+    if kind == "auto":
+        kind = "rnd" if isinstance(observation_space, spaces.Box) else "visits"
+    return (VisitBonus if kind == "visits" else DistillationBonus)(observation_space, config, num_seeds, seed, device)

@@ -1,0 +1,112 @@
+"""Self-imitation (Oh et al. 2018): repeat one's own steps whose return beat what the critic expected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recall_traces.agents.seams import Value
+from recall_traces.cells import Cells
+from recall_traces.data import Traces, Transitions
+from recall_traces.memory import Memory
+from recall_traces.spaces import ActionSpace, ObservationSpace
+
+
+@dataclass(frozen=True)
+class SelfImitationConfig:
+    """Names and defaults follow the paper where PPO's update does not dictate another."""
+
+    imitation_coefficient: float = 1.0
+    """Weight of the imitation loss."""
+    imitation_updates: int = 4
+    """Minibatches per update of the learner."""
+    imitation_batch_size: int = 512
+    """Steps of one seed in such a minibatch."""
+    priority_exponent: float = 0.6
+    """Steps are drawn in proportion to (R - V)+ to this power."""
+    largest_advantage: float = 1.0
+    """R - V is clipped here."""
+    memory_size: int = 200_000
+    """Steps of one seed that are remembered."""
+    gamma: float = 0.99
+    """Discount of the return R."""
+
+    def __post_init__(self) -> None:
+        if self.imitation_batch_size < 1 or self.memory_size < 1:
+            raise ValueError("imitation_batch_size and memory_size must be at least 1")
+        if self.imitation_coefficient < 0 or self.imitation_updates < 0 or not 0 <= self.gamma <= 1:
+            raise ValueError("imitation_coefficient and imitation_updates must not be negative, and gamma lies in [0, 1]")
+
+
+class SelfImitation:
+    """Remembers steps of finished episodes and draws those with R > V, weighted by R - V.
+
+    Steps are drawn by a priority that was set when their episode ended or when they were last drawn, as in the paper; the
+    weight is always by the critic of now. The paper's value loss is left to the learner's own.
+
+    Args:
+        observation_space: Of one environment.
+        action_space: Of one environment.
+        config: See `SelfImitationConfig`.
+        num_seeds: `S`.
+        num_envs: `N`.
+        seed: Seeds every draw.
+        device: Where everything is kept.
+    """
+
+    def __init__(
+        self,
+        observation_space: ObservationSpace,
+        action_space: ActionSpace,
+        config: SelfImitationConfig | None = None,
+        *,
+        num_seeds: int = 1,
+        num_envs: int,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config = c = config or SelfImitationConfig()
+        self.imitation_updates, self.imitation_coefficient = c.imitation_updates, c.imitation_coefficient
+        self.imitation_batch_size = c.imitation_batch_size
+        cells = Cells(observation_space, num_seeds, 1, seed, device)
+        self.memory = Memory(observation_space, action_space, cells, num_seeds, num_envs, c.memory_size, c.gamma, device)
+        self.priorities = torch.zeros_like(self.memory.returns)
+        self.generator = torch.Generator(device).manual_seed(seed)
+        self.fresh: list[tuple[Tensor, Tensor]] = []
+
+    def observe(self, transitions: Transitions) -> None:
+        """Remember a rollout `(T, S, N, ...)`."""
+        written, positions, just_closed = self.memory.observe(transitions)
+        self.set_priorities(written, torch.zeros_like(written, dtype=torch.float32))
+        self.fresh.append((positions, just_closed))
+
+    def update(self, value: Value | None = None) -> dict[str, Any]:
+        """Give the steps of episodes that have just ended their first priority."""
+        assert value is not None
+        for positions, just_closed in self.fresh:
+            advantage = self.advantage(positions, value)
+            old = self.memory.gather(self.priorities, positions)
+            self.set_priorities(positions, torch.where(just_closed, advantage**self.config.priority_exponent, old))
+        self.fresh = []
+        return {"sil/share_above_value": (self.priorities > 0).float().mean((1, 2))}
+
+    def sample(self, batch_size: int, value: Value | None = None) -> Traces:
+        """Draw steps `(S, B, ...)` by priority; the weights are (R - V)+, and 0 where nothing beats the critic."""
+        assert value is not None
+        positions, some = self.memory.sample_weighted(self.priorities, batch_size, self.generator)
+        weights = self.advantage(positions, value) * some[:, None]
+        self.set_priorities(positions, torch.where(some[:, None], weights**self.config.priority_exponent, 0.0))
+        steps = self.memory.at(positions)
+        return Traces(steps.obs, steps.actions, weights > 0, weights)
+
+    def advantage(self, positions: Tensor, value: Value) -> Tensor:
+        """(R - V)+ of steps `(S, B)`."""
+        returns = self.memory.gather(self.memory.returns, positions)
+        return (returns - value(self.memory.gather(self.memory.steps.obs, positions))).clamp(0.0, self.config.largest_advantage)
+
+    def set_priorities(self, positions: Tensor, priorities: Tensor) -> None:
+        """Write priorities at positions `(S, B)`."""
+        self.priorities.flatten(1).scatter_(1, positions, priorities)

@@ -1,0 +1,77 @@
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from recall_traces.envs import register_with_gymnasium
+from recall_traces.envs.single import SingleEnv
+
+
+@pytest.fixture(autouse=True)
+def registered() -> None:
+    register_with_gymnasium()
+    register_with_gymnasium()  # a second time changes nothing and warns of nothing
+
+
+@pytest.mark.parametrize(
+    ("env_id", "options"),
+    [
+        ("FourRooms-7-v0", {}),
+        ("FourRooms-13-v0", {"slip": 0.3, "random_start": True, "random_goal": True}),
+        ("FourRooms-31-v0", {"layout_seed": 2}),
+        ("CartPole-v1", {}),
+    ],
+)
+@pytest.mark.parametrize("render_mode", [None, "rgb_array"])
+def test_gymnasium_accepts_ours(env_id: str, options: dict[str, object], render_mode: str | None) -> None:
+    env = gymnasium.make(f"recall_traces/{env_id}", render_mode=render_mode, **options).unwrapped
+    with warnings.catch_warnings():
+        if env_id == "CartPole-v1":  # as in Gymnasium's own, velocities have no bounds
+            warnings.filterwarnings("ignore", message=".*A Box observation space m.*imum value is -?infinity")
+        check_env(env)
+    env.close()
+
+
+def test_seeds_reproduce_episodes() -> None:
+    env = gymnasium.make("recall_traces/FourRooms-9-v0", slip=0.5, random_start=True)
+
+    def play() -> list[int]:
+        return [int(env.step(k % 4)[0]) for k in range(80)]
+
+    first, _ = env.reset(seed=5)
+    episode = play()
+    assert env.reset(seed=5)[0] == first
+    assert play() == episode
+    second, _ = env.reset()
+    assert (second, play()) != (first, episode)
+    env.reset(seed=6)
+    assert play() != episode
+
+
+def test_an_episode_ends_with_its_true_final_observation() -> None:
+    env = gymnasium.make("recall_traces/FourRooms-7-v0")
+    obs, info = env.reset(seed=0)
+    assert (obs, info) == (5 * 7 + 5, {})
+    up, down, left = 0, 1, 2
+    for action in [up, left, left, left, left, up, up]:
+        obs, reward, terminated, truncated, _ = env.step(action)
+        assert (reward, terminated, truncated) == (0.0, False, False)
+    obs, reward, terminated, truncated, _ = env.step(up)
+    assert (obs, reward, terminated, truncated) == (8, 1.0, True, False)
+    assert isinstance(obs, np.int64)
+    assert env.reset()[0] == 40
+    for _ in range(69):
+        assert not env.step(down)[3]
+    assert env.step(down)[2:4] == (False, True)
+
+
+def test_thresholds_and_render_modes() -> None:
+    assert gymnasium.spec("recall_traces/FourRooms-7-v0").reward_threshold == 1.0
+    assert gymnasium.spec("recall_traces/CartPole-v1").reward_threshold == 475.0
+    assert SingleEnv("FourRooms-7").render() is None
+    with pytest.raises(ValueError, match="no render mode 'human'"):
+        SingleEnv("FourRooms-7", render_mode="human")
+    with pytest.raises(ValueError, match="MountainCar-v0 cannot be drawn"):
+        SingleEnv("MountainCar-v0", render_mode="rgb_array")
