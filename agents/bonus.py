@@ -92,7 +92,6 @@ class DistillationBonus:
         size = observation_space.shape[0] if isinstance(observation_space, spaces.Box) else 1
         self.obs_statistics = RunningNormalizer(num_seeds, size, clip=5.0).to(device)
         self.error_statistics = RunningNormalizer(num_seeds, 1, center=False).to(device)
-        self.everyone = torch.ones(num_seeds, dtype=torch.bool, device=device)
 
     def rewards(self, transitions: Transitions) -> Tensor:
         """Pay for a rollout `(T, S, N, ...)`, `(T, S, N)`, then take one step of the predictor on it."""
@@ -105,7 +104,7 @@ class DistillationBonus:
         with torch.enable_grad():
             error = (self.predictor(arrived) - features).square().mean(-1)
             backward(error.mean(1), self.optimizer)
-        self.optimizer.step(self.config.learning_rate, self.everyone)
+        self.optimizer.step(self.config.learning_rate)
         error = error.detach()[..., None]
         self.error_statistics.update(error)
         bonus = self.config.coefficient * self.error_statistics(error)[..., 0]

@@ -140,7 +140,7 @@ class PPO:
         if isinstance(action_space, spaces.Box):
             self.action_bounds = (torch.as_tensor(action_space.low).to(self.device), torch.as_tensor(action_space.high).to(self.device))
         self.generator = torch.Generator(self.device).manual_seed(seed)
-        self.alive = torch.ones(num_seeds, dtype=torch.bool, device=self.device)
+        self.alive = [True] * num_seeds
         self.failures: dict[int, str] = {}
         self.env_steps = 0
         self.last_obs: Tensor | None = None
@@ -230,7 +230,7 @@ class PPO:
         """`n_epochs` passes of minibatch steps; returns the last minibatch's metrics, each `(S,)`."""
         c, rows = self.config, rollout.returns.shape[1]
         batch_size = min(c.batch_size, rows)
-        active = self.alive
+        active = list(self.alive)
         metrics: dict[str, Tensor] = {}
         first_row = torch.arange(self.num_seeds, device=self.device)[:, None] * rows
         flat = [getattr(rollout, field.name).flatten(0, 1) for field in dataclasses.fields(Minibatch)]
@@ -240,7 +240,8 @@ class PPO:
                 chosen = order[:, start : start + batch_size]
                 loss, metrics = self.loss(Minibatch(*(x[chosen] for x in flat)))
                 if c.target_kl is not None:
-                    active = active & (metrics["approx_kl"] <= 1.5 * c.target_kl)
+                    small = (metrics["approx_kl"] <= 1.5 * c.target_kl).tolist()
+                    active = [a and b for a, b in zip(active, small, strict=True)]
                 backward(loss, self.policy_optimizer, self.critic_optimizer)
                 scale = clip_scale(c.max_grad_norm, self.policy_optimizer, self.critic_optimizer)
                 self.policy_optimizer.step(learning_rate, active, scale)
@@ -261,7 +262,8 @@ class PPO:
             loss = -(traces.weights * log_probs).sum(1) / valid.clamp(min=1)
             backward(self.recall.imitation_coefficient * loss, self.policy_optimizer)
             scale = clip_scale(self.config.max_grad_norm, self.policy_optimizer)
-            self.policy_optimizer.step(learning_rate, self.alive & (valid > 0), scale)
+            active = [a and b > 0 for a, b in zip(self.alive, valid.tolist(), strict=True)]
+            self.policy_optimizer.step(learning_rate, active, scale)
             metrics = {"imitation_loss": loss.detach()}
         return metrics
 
@@ -279,7 +281,7 @@ class PPO:
         first = self.env_steps
         if callback is not None and first == 0:
             callback(self, {})
-        while self.env_steps < first + total_steps and bool(self.alive.any()):
+        while self.env_steps < first + total_steps and any(self.alive):
             clock = [time.perf_counter()]
             remaining = 1 - (self.env_steps - first) / total_steps
             learning_rate = c.learning_rate * (remaining if c.learning_rate_schedule == "linear" else 1.0)
@@ -306,13 +308,14 @@ class PPO:
         if transitions.obs.is_floating_point():
             finite = finite & transitions.obs.isfinite().all(-1) & transitions.next_obs.isfinite().all(-1)
         weights = self.policy_optimizer.values.isfinite().all(1) & self.critic_optimizer.values.isfinite().all(1)
-        broken = self.alive & ~(finite.all(2).all(0) & weights)
-        if bool(broken.any()):
-            self.alive = self.alive & ~broken
+        fine = (finite.all(2).all(0) & weights).tolist()
+        broken = [s for s in range(self.num_seeds) if self.alive[s] and not fine[s]]
+        if broken:
+            self.alive = [a and b for a, b in zip(self.alive, fine, strict=True)]
             for optimizer in (self.policy_optimizer, self.critic_optimizer):
                 # What is lost is set to 0, so that the batched operations of all seeds meet no NaN from here on.
-                optimizer.values.masked_fill_((broken & ~weights)[:, None], 0.0)
-            for s in broken.nonzero()[:, 0].tolist():
+                optimizer.values.masked_fill_(~weights[:, None], 0.0)
+            for s in broken:
                 where = (~finite[:, s]).nonzero()
                 if len(where):
                     t, n = where[0].tolist()
@@ -364,7 +367,8 @@ class PPO:
 
     def save(self, path: str | Path) -> None:
         """Write weights, optimisers and normalisers as safetensors, the configuration in its header; no code is stored."""
-        tensors = {name: value.contiguous() for name, value in self.tensors().items()}
+        states = {part: holder.state_dict() for part, holder in self.parts().items()}
+        tensors = {f"{part}.{name}": value.contiguous() for part, state in states.items() for name, value in state.items()}
         header = {"config": json.dumps(dataclasses.asdict(self.config)), "num_seeds": str(self.num_seeds), "env_steps": str(self.env_steps)}
         save_file(tensors, str(path), metadata=header)
 
@@ -384,20 +388,20 @@ class PPO:
             raise ValueError(f"{path} is not a saved PPO: {error}") from error
         config["net_arch"] = tuple(config["net_arch"])
         ppo = cls(env, PPOConfig(**config), num_seeds=int(header["num_seeds"]), **kwargs)
-        for name, value in ppo.tensors().items():
-            if name not in tensors or tensors[name].shape != value.shape:
-                raise ValueError(f"{path} does not fit this environment: {name} should have shape {tuple(value.shape)}")
-            value.copy_(tensors[name])
+        for part, holder in ppo.parts().items():
+            state = {}
+            for name, value in holder.state_dict().items():
+                state[name] = tensors.get(f"{part}.{name}")
+                if state[name] is None or state[name].shape != value.shape:
+                    raise ValueError(f"{path} does not fit this environment: {part}.{name} should have shape {tuple(value.shape)}")
+            holder.load_state_dict(state)
         ppo.env_steps = int(header["env_steps"])
         return ppo
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything that `save` keeps, by name; the tensors themselves, not copies."""
-        parts = {"policy": self.policy, "critic": self.critic, "obs_normalizer": self.obs_normalizer, "reward_normalizer": self.reward_normalizer}
-        state = {f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()}
-        optimizers = {"policy_optimizer": self.policy_optimizer, "critic_optimizer": self.critic_optimizer}
-        state |= {f"{part}.{name}": value for part, optimizer in optimizers.items() for name, value in optimizer.state_dict().items()}
-        return state
+    def parts(self) -> dict[str, Any]:
+        """What has a state to keep, by name."""
+        names = ("policy", "critic", "obs_normalizer", "reward_normalizer", "policy_optimizer", "critic_optimizer")
+        return {name: getattr(self, name) for name in names}
 
 
 def generalized_advantages(

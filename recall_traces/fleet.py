@@ -107,55 +107,50 @@ def first_layer(num_seeds: int, space: ObservationSpace, outputs: int, gain: flo
 
 
 class FleetAdam:
-    """Adam (Kingma and Ba 2015) over stacked parameters, with a mask of the seeds that take the step.
+    """Torch's fused Adam over stacked parameters, with a choice of the seeds that take the step.
 
-    Parameters become views of one matrix `(S, P)`, one row per seed, so a step costs the same few operations however many
-    layers there are, and a seed can be clipped or left out by its row. A seed that is left out keeps
-    parameters, moments and step count; a zero gradient would not do, since old momentum still moves the weights.
+    Parameters become views of one matrix `(S, P)`, and to Adam each row, one seed, is a parameter. So a step costs the same
+    however many layers there are, and a seed can be clipped or left out by its row. A seed that is left out keeps parameters,
+    moments and step count; a zero gradient would not do, since old momentum still moves the weights.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], eps: float = 1e-8, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], eps: float = 1e-8) -> None:
         self.parameters = list(parameters)
-        self.eps, self.betas = eps, betas
         self.values = torch.cat([p.detach().flatten(1) for p in self.parameters], 1)
-        self.grads, self.first, self.second = (torch.zeros_like(self.values) for _ in range(3))
-        self.steps = self.values.new_zeros(len(self.values), 1)
+        self.grads = torch.zeros_like(self.values)
         column = 0
         for p in self.parameters:
             columns = slice(column, column + p[0].numel())
             p.data = self.values[:, columns].view_as(p)
             column = columns.stop
+        self.rows = list(self.values.unbind(0))
+        self.adam = torch.optim.Adam(self.rows, eps=eps, fused=True)
 
-    @torch.no_grad()
-    def step(self, learning_rate: float, active: Tensor, scale: Tensor | None = None) -> None:
+    def step(self, learning_rate: float, active: Sequence[bool] | None = None, scale: Tensor | None = None) -> None:
         """Step the active seeds.
 
         Args:
             learning_rate: The same for all seeds.
-            active: Bool, `(S,)`.
+            active: One per seed, on the host; all of them by default.
             scale: Factor on each seed's gradient, `(S,)`, as `clip_scale` gives it.
         """
-        active = active[:, None]
-        grads = self.grads if scale is None else self.grads * scale[:, None]
-        beta1, beta2 = self.betas
-        self.steps += active
-        self.first.lerp_(grads, active * (1 - beta1))
-        self.second.lerp_(grads.square(), active * (1 - beta2))
-        steps = self.steps.clamp(min=1)
-        # The two bias corrections are moved onto the step size and eps, `(S, 1)`, so that fewer passes go over the weights.
-        correction = (1 - beta2**steps).sqrt_()
-        size = active * (-learning_rate * correction / (1 - beta1**steps))
-        # 1e-30 is far below eps and spares the root its slow path on a CPU, taken for 0 and for what is almost 0.
-        self.values.addcdiv_(self.first * size, self.second.add(1e-30).sqrt_().add_(self.eps * correction))
+        grads = (self.grads if scale is None else self.grads * scale[:, None]).unbind(0)
+        for s, row in enumerate(self.rows):
+            row.grad = grads[s] if active is None or active[s] else None
+        self.adam.param_groups[0]["lr"] = learning_rate
+        self.adam.step()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Moments and step counts; the parameters belong to their modules."""
-        return {"first": self.first, "second": self.second, "steps": self.steps}
+        """Moments `(S, P)` and step counts `(S,)`; the parameters belong to their modules."""
+        zero = torch.zeros_like(self.rows[0])
+        states = [self.adam.state.get(row, {}) for row in self.rows]
+        state = {name: torch.stack([s.get(name, zero) for s in states]) for name in ("exp_avg", "exp_avg_sq")}
+        return state | {"step": torch.stack([s.get("step", zero[0]) for s in states])}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Copy what `state_dict` gave."""
-        for name, value in self.state_dict().items():
-            value.copy_(state[name])
+        """Take over what `state_dict` gave."""
+        for s, row in enumerate(self.rows):
+            self.adam.state[row] = {name: value[s].clone() for name, value in state.items()}
 
 
 def backward(losses: Tensor, *optimizers: FleetAdam) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from recall_traces.network import NetworkModel
 from recall_traces.spaces import check_action_space, check_observation_space, num_states
 from recall_traces.table import TableModel
 
-MAX_TABLE_STATES = 4096
+MAX_TABLE_STATES = 1 << 18
 KINDS = ("auto", "table", "network")
 
 
@@ -25,7 +25,7 @@ class BacktrackingConfig:
     """What the model is made of."""
 
     kind: str = "auto"
-    """'table' (exact counts; finite states and actions), 'network', or 'auto': a table up to 4096 states, else a network."""
+    """'table' (exact counts; finite states and actions), 'network', or 'auto': a table up to 262,144 states, else a network."""
     hidden: tuple[int, ...] = (128, 128)
     """Units of each hidden layer of a network."""
     learning_rate: float = 1e-3
@@ -90,20 +90,19 @@ class BacktrackingModel:
                 self.generator,
                 seed,
             ).to(self.device)
-        self.all_seeds = torch.ones(num_seeds, dtype=torch.bool, device=self.device)
 
     @property
     def learns_once(self) -> bool:
         """Whether a transition is to be given to `fit` once (a table counts it), or may come again (a network)."""
         return self.density.learns_once
 
-    def fit(self, transitions: Transitions, updates: int = 2000, active: Tensor | None = None) -> dict[str, Tensor]:
+    def fit(self, transitions: Transitions, updates: int = 2000, active: Sequence[bool] | None = None) -> dict[str, Tensor]:
         """Go on fitting to transitions.
 
         Args:
             transitions: Fields `(S, B, ...)`.
             updates: Gradient steps of a network; a table counts every transition once, whatever this is.
-            active: Seeds that learn, bool `(S,)`; the others keep everything.
+            active: Which seeds learn, one per seed; the others keep everything. All by default.
 
         Returns:
             `loss`: -log q(a, s | s') in nats per transition, `(S,)`.
@@ -113,7 +112,7 @@ class BacktrackingModel:
         """
         if transitions.rewards.dim() != 2 or len(transitions.rewards) != self.num_seeds:
             raise ValueError(f"fit needs fields (S, B, ...) with S = {self.num_seeds}, not {tuple(transitions.rewards.shape)}")
-        return self.density.fit(transitions, updates, self.all_seeds if active is None else active)
+        return self.density.fit(transitions, updates, active)
 
     def reset(self) -> None:
         """Make a table forget; a network goes on from where it is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from gymnasium import spaces
@@ -78,7 +79,7 @@ class NetworkModel(nn.Module):
             self.dynamics = nn.ModuleList(network([observation_space, action_space, *before[k]], sizes[k]) for k in range(len(sizes)))
         self.optimizer: FleetAdam | None = None
 
-    def fit(self, transitions: Transitions, updates: int, active: Tensor) -> dict[str, Tensor]:
+    def fit(self, transitions: Transitions, updates: int, active: Sequence[bool] | None) -> dict[str, Tensor]:
         """Take `updates` Adam steps on minibatches of transitions `(S, B, ...)`; the loss is the mean over all of them."""
         if self.optimizer is None:  # made late, so that the parameters already lie on their device
             self.optimizer = FleetAdam(self.parameters())

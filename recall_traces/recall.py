@@ -203,7 +203,7 @@ class RecallTraces:
             top = self.memory.closed & (self.memory.episode_returns >= threshold)
             positions, active = self.memory.sample_weighted(top.float(), max(4096, c.model_updates * c.model.batch_size), self.generator)
             self.model.reset()
-            fitted = self.model.fit(self.memory.at(positions), c.model_updates, active)
+            fitted = self.model.fit(self.memory.at(positions), c.model_updates, active.tolist())
         elif self.model.learns_once:
             if not self.unfitted:
                 return {}

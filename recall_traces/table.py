@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from gymnasium import spaces
 from torch import Tensor
@@ -45,12 +47,15 @@ class TableModel:
         """Take sorted triples and their counts, each `(M,)`."""
         self.keys, self.counts = keys, counts
         previous, current = keys % self.num_states, keys // (self.num_states * self.num_actions) % self.num_states
-        rows = torch.arange(self.num_seeds * self.num_states + 1, device=self.device) * (self.num_states * self.num_actions)
-        first = torch.searchsorted(keys, rows)
-        none = torch.zeros(1, dtype=torch.int64, device=self.device)
-        self.cumulative = torch.cat([none, counts.cumsum(0)])
-        self.cumulative_moving = torch.cat([none, torch.where(previous != current, counts, 0).cumsum(0)])
-        self.row_start, self.row_start_moving = self.cumulative[first], self.cumulative_moving[first]
+        moving = torch.where(previous != current, counts, 0)
+        self.cumulative, self.cumulative_moving = self.running_sum(counts), self.running_sum(moving)
+        row_counts = torch.zeros(2, self.num_seeds * self.num_states, dtype=torch.int64, device=self.device)
+        row_counts.index_add_(1, keys // (self.num_states * self.num_actions), torch.stack([counts, moving]))
+        self.row_start, self.row_start_moving = (self.running_sum(x) for x in row_counts)
+
+    def running_sum(self, counts: Tensor) -> Tensor:
+        """Sums of what comes before each entry, and of all, `(M + 1,)`."""
+        return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
     def row(self, next_obs: Tensor) -> Tensor:
         """Row of each successor, `(S, B)`."""
@@ -61,10 +66,12 @@ class TableModel:
         """Number of each triple, `(S, B)`."""
         return (self.row(next_obs) * self.num_actions + actions) * self.num_states + state_index(obs, self.space)
 
-    def fit(self, transitions: Transitions, updates: int, active: Tensor) -> dict[str, Tensor]:
+    def fit(self, transitions: Transitions, updates: int, active: Sequence[bool] | None) -> dict[str, Tensor]:
         """Count the transitions of the active seeds; `updates` has no meaning here. The loss is that of this batch, after counting."""
         keys = self.key(transitions.obs, transitions.actions, transitions.next_obs)
-        new = torch.where(active[:, None], keys, -1).flatten()  # -1 sorts first and is cut off: no boolean indexing, no sync
+        if active is not None:
+            keys = torch.where(torch.tensor(active, device=self.device)[:, None], keys, -1)  # -1 sorts first and is cut off
+        new = keys.flatten()
         merged, places = torch.cat([self.keys, new]).unique(return_inverse=True)
         counts = torch.zeros_like(merged).index_add_(0, places, torch.cat([self.counts, torch.ones_like(new)]))
         skip = int(len(merged) > 0 and bool(merged[0] < 0))

@@ -1,0 +1,192 @@
+"""Train arms one after the other, evaluate on the way, and write everything into a run folder."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+import recall_traces.envs as envs
+from recall_traces.agents.arms import make_seams
+from recall_traces.agents.evaluation import Evaluation, evaluate
+from recall_traces.agents.ppo import PPO
+from recall_traces.cli.errors import UsageError, describe, one_line
+from recall_traces.cli.options import RunOptions
+from recall_traces.cli.progress import Reporter, Status
+from recall_traces.curves import METRICS
+from recall_traces.envs.interface import VectorEnv
+from recall_traces.runs import ERROR, FAILED, FINISHED, INTERRUPTED, RunFolder
+
+EVALUATION_SEED = 1_000_003
+"""Added to the seed for the environments and the actions of the evaluation."""
+PARTS = ("collect", "update", "recall")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a series of arms ended."""
+
+    exit_code: int = 0
+    message: str = ""
+    """What to say on stderr, one line; empty if all went well."""
+
+
+def choose_device(device: str) -> str:
+    """What `auto` stands for here.
+
+    Raises:
+        UsageError: cuda was asked for, and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device is 'cuda', but torch sees no GPU; use cpu or auto")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def rehearse(options: RunOptions, env_id: str, arms: Sequence[str], device: str) -> None:
+    """Build every part once, so that what cannot be is refused before anything is run or written.
+
+    Raises:
+        UsageError: says what cannot be built.
+    """
+    try:
+        env = envs.make(env_id, num_envs=1, device=device, seed=options.seed, **options.env_keywords)
+        try:
+            for arm in arms:
+                imitation, bonus = make_seams(arm, env, 1, options.seed, options.arm_configs)
+                PPO(env, options.agent, recall=imitation, bonus=bonus, seed=options.seed)
+        finally:
+            _close(env)
+    except (ValueError, TypeError) as error:
+        raise UsageError(one_line(error)) from error
+
+
+def run_arms(options: RunOptions, env_id: str, arms: Sequence[str], device: str, folder: RunFolder) -> Outcome:
+    """Run the arms that the folder does not have yet; whatever stops this, what was measured is on disk."""
+    # Adam's moments decay to denormal numbers, which slow a CPU down many times. The switch is the whole process's, so it is
+    # not for the library to turn.
+    torch.set_flush_denormal(True)
+    outcome, arm = Outcome(), ""
+    with Reporter(options.steps, options.quiet) as reporter:
+        try:
+            for arm in arms:
+                if folder.status(arm) == FINISHED:
+                    reporter.say(f"{arm}: finished before")
+                    continue
+                folder.begin_arm(arm)
+                reporter.begin(arm)
+                began = time.perf_counter()
+                failures = run_arm(options, env_id, arm, device, folder, reporter)
+                folder.end_arm(arm, FINISHED, seconds=round(time.perf_counter() - began, 3), failures=failures)
+                if failures:
+                    everyone = len(failures) == options.seeds
+                    lost = "; ".join(failures.values())
+                    outcome = Outcome(1 if everyone else outcome.exit_code, f"{outcome.message}{arm} on {env_id}: {lost}. ")
+        except KeyboardInterrupt:
+            with contextlib.suppress(OSError):
+                folder.end_arm(arm, INTERRUPTED)
+            outcome = Outcome(130, f"interrupted; what was measured so far is in {folder.path}")
+        except Exception as error:
+            with contextlib.suppress(OSError):
+                (folder.path / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
+                folder.end_arm(arm, FAILED, error=describe(error))
+            outcome = Outcome(1, f"{arm} failed: {describe(error)} (details in {folder.path / ERROR})")
+    return outcome
+
+
+def run_arm(options: RunOptions, env_id: str, arm: str, device: str, folder: RunFolder, reporter: Reporter) -> dict[int, str]:
+    """Train one arm and save its policies; returns what became of seeds that broke."""
+    with contextlib.ExitStack() as stack:
+
+        def make(num_envs: int, seed: int) -> VectorEnv:
+            env = envs.make(env_id, num_envs=num_envs, device=device, seed=seed, **options.env_keywords)
+            stack.callback(_close, env)
+            return env
+
+        env = make(options.seeds * options.num_envs, options.seed)
+        imitation, bonus = make_seams(arm, env, options.seeds, options.seed, options.arm_configs)
+        ppo = PPO(env, options.agent, recall=imitation, bonus=bonus, num_seeds=options.seeds, seed=options.seed)
+        evaluation_seed = options.seed + EVALUATION_SEED
+        evaluation_env = make(options.seeds * 2 * options.eval_episodes, evaluation_seed)
+        recorder = Recorder(options, arm, folder, reporter, evaluation_env, evaluation_seed)
+        stack.callback(recorder.tensorboard.close)
+        ppo.learn(options.steps, recorder)
+        ppo.save(folder.policy_path(arm))
+        return dict(ppo.failures)
+
+
+class Recorder:
+    """The callback of `learn`: evaluates at the first end of a rollout at or past each multiple of `eval_every`."""
+
+    def __init__(self, options: RunOptions, arm: str, folder: RunFolder, reporter: Reporter, env: VectorEnv, seed: int) -> None:
+        self.options, self.arm, self.folder, self.reporter, self.env = options, arm, folder, reporter, env
+        self.generator = torch.Generator(env.device).manual_seed(seed)
+        self.tensorboard = SummaryWriter(str(folder.tensorboard_path(arm)))
+        self.next_steps = 0
+        self.began = time.perf_counter()
+        self.seconds = dict.fromkeys((*PARTS, "evaluate"), 0.0)
+        self.latest = (math.nan, math.nan)
+
+    def __call__(self, ppo: PPO, metrics: dict[str, Any]) -> None:
+        """Take note of a rollout."""
+        for part in PARTS:
+            self.seconds[part] += metrics.get(f"seconds/{part}", 0.0)
+        if ppo.env_steps >= self.next_steps:
+            self.next_steps = (ppo.env_steps // self.options.eval_every + 1) * self.options.eval_every
+            self.measure(ppo, metrics)
+        rate = self.steps_per_second(ppo)
+        left = max(0, self.options.steps - ppo.env_steps) * self.options.seeds / rate if rate else math.nan
+        self.reporter.show(Status(ppo.env_steps, *self.latest, rate, left))
+
+    def measure(self, ppo: PPO, metrics: dict[str, Any]) -> None:
+        """Evaluate, and append to every file."""
+        began = time.perf_counter()
+        found = evaluate(lambda obs, greedy: ppo.act(obs, greedy, self.generator), self.env, self.options.seeds)
+        self.folder.add_curves(curve_rows(self.arm, ppo, found))
+        self.seconds["evaluate"] += time.perf_counter() - began
+        elapsed = time.perf_counter() - self.began
+        timing = (elapsed, self.steps_per_second(ppo), *self.seconds.values())
+        self.folder.add_timing((self.arm, ppo.env_steps, *timing))
+        going = going_on(ppo)
+        means = {f"evaluation/{name}": _mean(getattr(found, name), going) for name in METRICS}
+        self.latest = means["evaluation/episode_return"], means["evaluation/success"]
+        for name, value in metrics.items():
+            tag = name if "/" in name else f"train/{name}"
+            means[tag] = _mean(value, going) if isinstance(value, Tensor) else float(value)
+        for tag, mean in means.items():
+            if math.isfinite(mean):
+                self.tensorboard.add_scalar(tag, mean, ppo.env_steps)
+
+    def steps_per_second(self, ppo: PPO) -> float:
+        """Of all seeds together, evaluation included, since the arm began."""
+        return ppo.env_steps * self.options.seeds / max(time.perf_counter() - self.began, 1e-9)
+
+
+def curve_rows(arm: str, ppo: PPO, found: Evaluation) -> list[list[Any]]:
+    """Rows of `curves.csv` for one evaluation; a seed that broke has no values any more."""
+    values = torch.stack([getattr(found, name) for name in METRICS], 1)
+    values = torch.where(going_on(ppo)[:, None], values, torch.nan)
+    return [[arm, seed, ppo.env_steps, *row] for seed, row in enumerate(values.tolist())]
+
+
+def going_on(ppo: PPO) -> Tensor:
+    """Which seeds have not broken, bool, `(S,)`."""
+    return torch.tensor([seed not in ppo.failures for seed in range(ppo.num_seeds)], device=ppo.device)
+
+
+def _mean(values: Tensor, going: Tensor) -> float:
+    """Over the seeds that go on; nan where there are none."""
+    return float(values.float()[going].mean()) if bool(going.any()) else math.nan
+
+
+def _close(env: VectorEnv) -> None:
+    close = getattr(env, "close", None)
+    if close is not None:
+        close()

@@ -1,0 +1,66 @@
+"""`recall-traces list`: what there is to choose from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import recall_traces.envs as envs
+from recall_traces.agents.arms import ARMS
+from recall_traces.cli.errors import UsageError
+from recall_traces.cli.options import AGENTS
+from recall_traces.targets import SOURCES
+
+ENVIRONMENTS = {
+    "FourRooms-<n>": "n by n cells, n odd and at least 7; reward 1 at the goal, which is far from the start",
+    "CartPole-v1": "Gymnasium's, in torch: keep a pole up for 500 steps",
+}
+SOURCE_DESCRIPTIONS = {
+    "auto": "novelty, and return as soon as there is some",
+    "return": "states of the highest return that was seen from them (the paper's)",
+    "critic": "states that the critic values most",
+    "novelty": "states that were seldom visited",
+    "given": "states that you name; from Python only",
+}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the subcommand.
+
+    Raises:
+        UsageError: it was given an argument.
+    """
+    if any(word in ("-h", "--help") for word in argv):
+        print("usage: recall-traces list\n\nTell the environments, agents, arms and sources of high-value states there are.\n")
+        print("examples:\n  recall-traces list")
+        return
+    if argv:
+        raise UsageError(f"list takes no arguments, and got {argv[0]!r}")
+    environments = {name: ENVIRONMENTS.get(name, "registered by you") + _options(name) for name in envs.registered_ids()}
+    environments["any Gymnasium id"] = "such as Pendulum-v1; options: keywords of its constructor, --env.KEY VALUE"
+    sources = {name: SOURCE_DESCRIPTIONS.get(name, "") for name in SOURCES}
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    sections = {
+        "environments": environments,
+        "agents": AGENTS,
+        "arms (--arm, --arms)": ARMS,
+        "sources (--recall.source)": sources,
+    }
+    for title, entries in sections.items():
+        table.add_row(f"[bold]{title}[/bold]")
+        for name, text in entries.items():
+            table.add_row(f"  {escape(name)}", escape(text))
+        table.add_row()
+    Console(highlight=False).print(table)
+
+
+def _options(name: str) -> str:
+    options = envs.options_class(name.replace("<n>", "13"))
+    if options is None:
+        return "; options: --env.KEY VALUE"
+    names = [f"--env.{field.name.replace('_', '-')}" for field in dataclasses.fields(options)]
+    return f"; options: {', '.join(names)}" if names else ""

@@ -1,0 +1,153 @@
+"""What the subcommands take. The dataclasses are the command line: a docstring under a field is its help."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from recall_traces.agents.arms import ArmConfigs, check_arm
+from recall_traces.agents.bonus import BonusConfig
+from recall_traces.agents.ppo import PPOConfig
+from recall_traces.agents.self_imitation import SelfImitationConfig
+from recall_traces.recall import RecallConfig
+
+AGENTS = {"ppo": "proximal policy optimisation (Schulman et al. 2017)"}
+DEMO_ENV = "FourRooms-13"
+DEMO_ARMS = ("none", "sil", "bonus", "own-traces", "recall")
+LEAST = {"steps": 1, "seeds": 1, "seed": 0, "num_envs": 1, "eval_every": 1, "eval_episodes": 1}
+
+
+@dataclass(frozen=True)
+class Keywords:
+    """Any keyword of the environment's constructor: --env.KEY VALUE."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What `train` and `compare` share."""
+
+    steps: Annotated[int, arg(metavar="N")] = 150_000
+    """Environment steps of each seed; evaluation is not counted."""
+    seeds: Annotated[int, arg(metavar="N")] = 1
+    """How many seeds, trained side by side."""
+    seed: Annotated[int, arg(metavar="N")] = 0
+    """Seeds all of them: the same seed gives the same curves."""
+    num_envs: Annotated[int, arg(metavar="N")] = 8
+    """Environments of each seed."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where everything is computed; auto is cuda where there is one."""
+    out: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Where the results go. By default a new folder, runs/ENV-TIME."""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """Throw away what an earlier run left in that folder."""
+    quiet: FlagCreatePairsOff[bool] = False
+    """Print nothing but errors and, at the end, the folder."""
+    eval_every: Annotated[int, arg(metavar="N")] = 2048
+    """Steps of a seed between evaluations."""
+    eval_episodes: Annotated[int, arg(metavar="N")] = 20
+    """Episodes of an evaluation, as many again with greedy actions."""
+    agent: PPOConfig = field(default_factory=PPOConfig)
+    """Hyperparameters; the defaults depend on the environment."""
+    recall: RecallConfig = field(default_factory=RecallConfig)
+    """Recall traces: what to recall, and how much to imitate. For the arms recall, recall-..., own-traces."""
+    sil: SelfImitationConfig = field(default_factory=SelfImitationConfig)
+    """Self-imitation, for the arms with sil."""
+    bonus: BonusConfig = field(default_factory=BonusConfig)
+    """Intrinsic reward, for the arms with bonus."""
+    env: Any = field(default_factory=Keywords)
+    """Options of the environment."""
+
+    @property
+    def arm_configs(self) -> ArmConfigs:
+        """Settings of everything an arm may choose."""
+        return ArmConfigs(self.recall, self.sil, self.bonus)
+
+    @property
+    def env_keywords(self) -> dict[str, Any]:
+        """Options of the environment as `envs.make` takes them."""
+        if isinstance(self.env, dict):
+            return dict(self.env)
+        return {field.name: getattr(self.env, field.name) for field in dataclasses.fields(self.env)}
+
+    def check(self) -> None:
+        """Refuse what is out of range.
+
+        Raises:
+            ValueError: names the option and what would be valid.
+        """
+        for name, least in LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {least}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(RunOptions):
+    """Train one arm."""
+
+    learner: Annotated[str, Positional, arg(metavar="AGENT")]
+    """The learner: ppo."""
+    env_id: Annotated[str, Positional, arg(metavar="ENV")]
+    """The environment, such as FourRooms-19, CartPole-v1 or any Gymnasium id."""
+    arm: Annotated[str, arg(metavar="ARM")] = "none"
+    """What helps the learner; `recall-traces list` tells the arms."""
+
+    def check(self) -> None:
+        """Refuse what is out of range or unknown."""
+        super().check()
+        check_agent(self.learner)
+        check_arm(self.arm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(RunOptions):
+    """Train several arms and compare them."""
+
+    env_id: Annotated[str, Positional, arg(metavar="ENV")] = DEMO_ENV
+    """The environment, such as FourRooms-19, CartPole-v1 or any Gymnasium id."""
+    learner: Annotated[str, arg(name="agent", metavar="AGENT")] = "ppo"
+    """The learner: ppo."""
+    arms: Annotated[tuple[str, ...], arg(metavar="ARM [ARM ...]")] = DEMO_ARMS
+    """What to compare; `recall-traces list` tells the arms."""
+    seeds: Annotated[int, arg(metavar="N")] = 8
+    """How many seeds of each arm, trained side by side."""
+    steps: Annotated[int, arg(metavar="N")] = 40_000
+    """Environment steps of each seed; evaluation is not counted."""
+
+    def check(self) -> None:
+        """Refuse what is out of range or unknown."""
+        super().check()
+        check_agent(self.learner)
+        if not self.arms:
+            raise ValueError("--arms names no arm; give at least one, such as none recall")
+        for arm in self.arms:
+            check_arm(arm)
+
+
+def check_agent(agent: str) -> None:
+    """Refuse an unknown learner.
+
+    Raises:
+        ValueError: names the nearest.
+    """
+    if agent not in AGENTS:
+        nearest = difflib.get_close_matches(agent, AGENTS, n=3, cutoff=0.3) or list(AGENTS)
+        raise ValueError(f"unknown agent {agent!r}; the nearest: {', '.join(nearest)}")
+
+
+def configuration(options: TrainOptions | CompareOptions, device: str) -> dict[str, Any]:
+    """Everything that decides the numbers of an arm: two runs with the same one can be put together."""
+    plain = ("seeds", "seed", "steps", "num_envs", "eval_every", "eval_episodes")
+    parts: dict[str, Any] = {"agent": options.agent, "sil": options.sil, "bonus": options.bonus}
+    return {
+        "env_id": options.env_id,
+        "learner": options.learner,
+        **{name: getattr(options, name) for name in plain},
+        "device": device,
+        "env": options.env_keywords,
+        **{name: dataclasses.asdict(config) for name, config in parts.items()},
+    }

@@ -1,0 +1,71 @@
+"""`recall-traces plot`: a picture from run folders, without anything that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro import MISSING
+from tyro.conf import Positional, arg
+
+from recall_traces.cli.errors import UsageError, one_line
+from recall_traces.cli.parsing import HELP, build, option_table, scan
+from recall_traces.runs import PICTURE
+
+DESCRIPTION = """Draw the curves of one or more runs in one picture.
+
+examples:
+  recall-traces plot runs/x
+  recall-traces plot runs/x runs/y --out both.png
+  recall-traces plot runs/cartpole --metric episode_return --threshold 475"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlotOptions:
+    """Draw the curves of runs."""
+
+    runs: Annotated[tuple[Path, ...], Positional, arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")]
+    """Run folders, or files like their curves.csv."""
+    out: Annotated[Path | None, arg(metavar="FILE")] = None
+    """The picture, a png. By default curves.png in the folder of a single run, else ./curves.png."""
+    metric: Literal["success", "episode_return", "greedy_success", "greedy_episode_return"] = "success"
+    """What to draw; where there is no success, the return."""
+    threshold: Annotated[float | None, arg(metavar="X")] = None
+    """When a seed got there. By default 0.9 for success, and none for a return."""
+    title: Annotated[str | None, arg(metavar="TEXT")] = None
+    """Above the picture. By default the names of the environments."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the subcommand.
+
+    Raises:
+        UsageError: a run is missing or holds no curves, or the picture cannot be written.
+    """
+    options = parse(argv)
+    if options is None:
+        return
+    from recall_traces.plotting import plot_runs  # after the command line was found good: scipy and matplotlib take a second
+
+    single = options.runs[0] if len(options.runs) == 1 else None
+    folder = Path() if single is None else single if single.is_dir() else single.parent
+    out = options.out or folder / PICTURE
+    try:
+        plot_runs(options.runs, out, metric=options.metric, threshold=options.threshold, title=options.title)
+    except ValueError as error:
+        raise UsageError(one_line(error)) from error
+    except OSError as error:
+        raise UsageError(f"cannot write {out}: {error.strerror or one_line(error)}") from error
+    print(out)
+
+
+def parse(argv: Sequence[str]) -> PlotOptions | None:
+    """The options; `None` if help was asked for and shown."""
+    default = PlotOptions(runs=MISSING)
+    if any(word in HELP for word in argv):
+        return build(["--help"], default, "plot", DESCRIPTION)
+    if not scan(argv, option_table(default)).positionals:
+        raise UsageError("plot needs at least one run, such as: recall-traces plot runs/x")
+    return build(argv, default, "plot", DESCRIPTION)

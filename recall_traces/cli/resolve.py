@@ -1,0 +1,85 @@
+"""The environment's name decides which options there are and what their defaults are, so it is found first."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from typing import TypeVar
+
+import recall_traces.envs as envs
+from recall_traces.agents.presets import ppo_preset
+from recall_traces.cli.errors import UsageError, one_line
+from recall_traces.cli.options import DEMO_ENV, Keywords, RunOptions
+from recall_traces.cli.parsing import HELP, build, find_env_id, option_table, scan
+
+Run = TypeVar("Run", bound=RunOptions)
+
+
+def parse_run(argv: Sequence[str], default: Run, name: str, description: str, positionals: Sequence[str]) -> Run | None:
+    """Parse the command line of `train` or `compare`.
+
+    Args:
+        argv: Words after the subcommand.
+        default: Options before the environment is known.
+        name: Of the subcommand.
+        description: Above the help.
+        positionals: Names of the fields that are positionals, the environment the last; those that `default` misses are needed.
+
+    Returns:
+        The options; `None` if help was asked for and shown.
+
+    Raises:
+        UsageError: something in it is unknown, missing or out of range.
+    """
+    if any(word in HELP for word in argv):
+        words = [word for word in argv if not word.startswith("-")]
+        named = next((word for word in words if _known(word)), DEMO_ENV)
+        full = _with_environment(default, named)
+        if isinstance(full.env, Keywords):
+            description += f"\n\noptions of {named}: the keywords of its constructor, --env.KEY VALUE"
+        return build(["--help"], full, name, description)
+    index = len(positionals) - 1
+    env_id = find_env_id(argv, option_table(default), index, _known)
+    if env_id is None and not isinstance(getattr(default, positionals[-1]), str):
+        raise UsageError(f"{name} needs an agent and an environment, such as: recall-traces {name} ppo FourRooms-19")
+    try:
+        full = _with_environment(default, env_id or DEMO_ENV)
+        is_free = isinstance(full.env, Keywords)
+        found = scan(argv, option_table(full), free="--env." if is_free else None, taken=env_id)
+        if len(found.positionals) > len(positionals):
+            raise UsageError(f"unexpected argument {found.positionals[len(positionals)]!r} after {env_id!r}")
+        options = build(found.rest, full, name, description)
+        if options is None:
+            return None
+        options.check()
+    except ValueError as error:
+        raise UsageError(one_line(error)) from error
+    return dataclasses.replace(options, env=found.keywords) if is_free else options
+
+
+def _with_environment(default: Run, env_id: str) -> Run:
+    """The defaults for an environment.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    _look_here(env_id)
+    options_class = envs.options_class(env_id)
+    return dataclasses.replace(default, env=(options_class or Keywords)(), agent=ppo_preset(env_id))
+
+
+def _known(env_id: str) -> bool:
+    _look_here(env_id)
+    try:
+        envs.options_class(env_id)
+    except ValueError:
+        return False
+    return True
+
+
+def _look_here(env_id: str) -> None:
+    """Let `module:name` name a module in the current folder, which a console script does not look into by itself."""
+    if ":" in env_id and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())

@@ -1,0 +1,219 @@
+"""Run folders: where a run keeps its configuration and what it measured. Data only; nothing here trains or draws.
+
+* `config.json`: the task, the resolved configuration, what became of each arm, and how the run was called.
+* `curves.csv`: one row per arm, seed and evaluation; no clock, so that the same run gives the same bytes.
+* `timings.csv`: wall clock at each evaluation of an arm.
+* `<arm>.safetensors`: its policies at the end.
+* `tensorboard/<arm>`: means over seeds, for TensorBoard.
+* `comparison.json` and `curves.png`: what the arms of a comparison come to.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recall_traces.curves import COLUMNS
+
+CONFIG, CURVES, TIMINGS = "config.json", "curves.csv", "timings.csv"
+COMPARISON, PICTURE, TENSORBOARD, ERROR = "comparison.json", "curves.png", "tensorboard", "error.txt"
+TIMING_COLUMNS = ("arm", "env_steps", "seconds", "steps_per_second", "collect", "update", "recall", "evaluate")
+"""Seconds since the arm began, steps of all seeds per second of them, and how many went into which part."""
+RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
+
+
+class RunFolder:
+    """The folder of one run. It may not exist yet; `start` makes it.
+
+    Args:
+        path: Where it is.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.record: dict[str, Any] = {}
+        """The content of `config.json`."""
+
+    # -- the folder as a whole ----------------------------------------------------------------------------------------------
+
+    def has_results(self) -> bool:
+        """Whether a run has written here."""
+        return any((self.path / name).exists() for name in (CONFIG, CURVES))
+
+    def load(self) -> RunFolder:
+        """Read `config.json`.
+
+        Raises:
+            ValueError: it is missing or is not what a run writes.
+        """
+        file = self.path / CONFIG
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            if not all(isinstance(record[key], dict) for key in ("configuration", "arms")):
+                raise ValueError("it is not the record of a run")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} cannot be read ({_one_line(error)})") from error
+        self.record = record
+        return self
+
+    def start(self, task: str, configuration: Mapping[str, Any], call: Mapping[str, Any]) -> None:
+        """Make the folder, or go on with the one that was loaded, and note how the run was called.
+
+        Args:
+            task: Name of the environment.
+            configuration: Everything that decides the numbers.
+            call: Command line, versions, hardware, date: what may differ between two calls that go on with the same run.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self.record:
+            self.record = {"task": task, "configuration": as_json(configuration), "arms": {}, "calls": []}
+        self.record.setdefault("calls", []).append(as_json(call))
+        self._write_record()
+        for name, columns in ((CURVES, COLUMNS), (TIMINGS, TIMING_COLUMNS)):
+            if not (self.path / name).exists():
+                (self.path / name).write_text(_csv_text([columns]), encoding="utf-8")
+
+    def clear(self) -> None:
+        """Remove what runs write, and nothing else that may lie in the folder."""
+        for name in (CONFIG, CURVES, TIMINGS, COMPARISON, PICTURE, ERROR):
+            (self.path / name).unlink(missing_ok=True)
+        for policy in self.path.glob("*.safetensors"):
+            policy.unlink()
+        shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
+        self.record = {}
+
+    # -- arms ---------------------------------------------------------------------------------------------------------------
+
+    def status(self, arm: str) -> str | None:
+        """`running`, `finished`, `interrupted`, `failed`, or `None` for an arm that was never begun."""
+        status = self.record["arms"].get(arm, {}).get("status")
+        return status if isinstance(status, str) else None
+
+    def begin_arm(self, arm: str) -> None:
+        """Remove what an interrupted attempt left of an arm, and note that it runs."""
+        for name in (CURVES, TIMINGS):
+            self._remove_rows(name, arm)
+        self.policy_path(arm).unlink(missing_ok=True)
+        shutil.rmtree(self.tensorboard_path(arm), ignore_errors=True)
+        self.end_arm(arm, RUNNING)
+
+    def end_arm(self, arm: str, status: str, **details: Any) -> None:
+        """Note what became of an arm.
+
+        Args:
+            arm: Its name.
+            status: See `status`.
+            details: Further entries for it in `config.json`.
+        """
+        self.record["arms"][arm] = as_json({"status": status, **details})
+        self._write_record()
+
+    def policy_path(self, arm: str) -> Path:
+        """Where the policies of an arm are."""
+        return self.path / f"{arm}.safetensors"
+
+    def tensorboard_path(self, arm: str) -> Path:
+        """Where TensorBoard's events of an arm are."""
+        return self.path / TENSORBOARD / arm
+
+    # -- rows ---------------------------------------------------------------------------------------------------------------
+
+    def add_curves(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Append to `curves.csv`, columns as in `curves.COLUMNS`, and leave it on disk."""
+        self._append(CURVES, rows)
+
+    def add_timing(self, row: Sequence[Any]) -> None:
+        """Append to `timings.csv`, columns as in `TIMING_COLUMNS`."""
+        self._append(TIMINGS, [row])
+
+    def _append(self, name: str, rows: Iterable[Sequence[Any]]) -> None:
+        # One write for all rows of an evaluation; whatever stops the run then leaves whole lines.
+        with (self.path / name).open("a", encoding="utf-8", newline="") as file:
+            file.write(_csv_text([[format_cell(cell) for cell in row] for row in rows]))
+
+    def _remove_rows(self, name: str, arm: str) -> None:
+        file = self.path / name
+        text = file.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]  # a torn last line has no end
+        header, *lines = list(csv.reader(io.StringIO(whole))) or [list(COLUMNS if name == CURVES else TIMING_COLUMNS)]
+        kept = _csv_text([header, *(line for line in lines if line and line[0] != arm)])
+        if kept != text:
+            _replace(file, kept)
+
+    # -- json ---------------------------------------------------------------------------------------------------------------
+
+    def write_comparison(self, comparison: Mapping[str, Any]) -> None:
+        """Write `comparison.json`."""
+        _replace(self.path / COMPARISON, json.dumps(comparison, indent=1, allow_nan=False) + "\n")
+
+    def _write_record(self) -> None:
+        _replace(self.path / CONFIG, json.dumps(self.record, indent=2) + "\n")
+
+
+def new_run_path(task: str, parent: str | Path = "runs") -> Path:
+    """A folder that does not exist yet, named by task and time; it is made, so that no other run takes it."""
+    name = f"{re.sub(r'[^A-Za-z0-9._-]+', '-', task)}-{datetime.now():%Y%m%d-%H%M%S}"
+    number = 1
+    while True:
+        path = Path(parent) / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            if Path(parent).is_file():
+                raise
+            number += 1
+
+
+def first_difference(old: Any, new: Any, path: str = "") -> tuple[str, Any, Any] | None:
+    """The first field in which two configurations differ: its dotted name, and both values; `None` where they agree.
+
+    A field that one of them lacks counts as null.
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*new, *(key for key in old if key not in new)]:
+            found = first_difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            if found is not None:
+                return found
+        return None
+    return None if old == new else (path, old, new)
+
+
+def as_json(value: Any) -> Any:
+    """The value as JSON gives it back: tuples are lists, what JSON lacks is text."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def format_cell(cell: Any) -> str:
+    """Text of a cell: the shortest that gives the same float32, and nothing for what is not finite."""
+    if isinstance(cell, float):
+        return str(np.float32(cell)) if math.isfinite(cell) else ""
+    return str(cell)
+
+
+def _csv_text(rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _replace(file: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = file.with_name(f".{file.name}.new")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, file)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,104 @@
+import dataclasses
+
+import pytest
+import torch
+
+from recall_traces.agents.arms import ARMS, ArmConfigs, check_arm, make_seams
+from recall_traces.agents.bonus import BonusConfig, DistillationBonus, VisitBonus
+from recall_traces.agents.ppo import PPO, PPOConfig
+from recall_traces.agents.presets import PPO_PRESETS, ppo_preset
+from recall_traces.agents.seams import NoBonus, NoImitation
+from recall_traces.agents.self_imitation import SelfImitation, SelfImitationConfig
+from recall_traces.envs import make
+from recall_traces.recall import RecallConfig, RecallTraces
+
+SMALL = ArmConfigs(
+    recall=RecallConfig(imitation_batch_size=32, trace_length=10, traces_per_update=4, search_length=10, candidates=2),
+    sil=SelfImitationConfig(imitation_batch_size=32, imitation_updates=2),
+    bonus=BonusConfig(coefficient=0.02),
+)
+IMITATION = {"none": NoImitation, "bonus": NoImitation, "sil": SelfImitation, "sil+bonus": SelfImitation}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_is_a_choice_of_objects_and_trains(arm):
+    env = make("FourRooms-7", num_envs=6)
+    imitation, bonus = make_seams(arm, env, 3, 0, SMALL)
+    assert type(imitation) is IMITATION.get(arm, RecallTraces)
+    assert type(bonus) is (VisitBonus if "bonus" in arm else NoBonus)
+    ppo = PPO(env, PPOConfig(n_steps=80, batch_size=80, n_epochs=2), recall=imitation, bonus=bonus, num_seeds=3)
+    logged = []
+    ppo.learn(2 * 160, lambda learner, metrics: logged.append(metrics))
+    assert len(logged) == 3
+    assert not ppo.failures
+    assert bool(ppo.policy_optimizer.values.isfinite().all())
+    assert ("imitation_loss" in logged[-1]) == (IMITATION.get(arm) is not NoImitation)
+    for name, value in logged[-1].items():
+        assert isinstance(value, float) if name.startswith("seconds/") else value.shape == (3,), name
+
+
+def test_recall_arms_differ_in_what_their_names_say():
+    env = make("FourRooms-7", num_envs=2)
+    found = {arm: make_seams(arm, env, 1, 0, SMALL)[0].config for arm in ARMS if "recall" in arm or arm == "own-traces"}
+    same = dataclasses.replace
+    assert found == {
+        "recall": SMALL.recall,
+        "recall-return": same(SMALL.recall, source="return"),
+        "own-traces": same(SMALL.recall, traces_from="record"),
+        "recall-oracle": same(SMALL.recall, traces_from="oracle"),
+        "recall+bonus": SMALL.recall,
+    }
+
+
+def test_settings_reach_their_objects():
+    env = make("FourRooms-7", num_envs=2)
+    imitation, bonus = make_seams("sil+bonus", env, 1, 0, SMALL)
+    assert imitation.config == SMALL.sil
+    assert (imitation.imitation_updates, imitation.imitation_batch_size) == (2, 32)
+    assert bonus.coefficient == 0.02
+    assert isinstance(make_seams("bonus", make("CartPole-v1", num_envs=2), 1, 0, SMALL)[1], DistillationBonus)
+
+
+@pytest.mark.parametrize(
+    ("asked", "nearest"),
+    [("recal", "recall"), ("own-trace", "own-traces"), ("bonus+sil", "sil+bonus"), ("recall-orcale", "recall-oracle")],
+)
+def test_an_unknown_arm_names_the_nearest(asked, nearest):
+    with pytest.raises(ValueError, match=rf"unknown arm '{asked.replace('+', '.')}': nearest are .*{nearest.replace('+', '.')}"):
+        check_arm(asked)
+    with pytest.raises(ValueError, match="unknown arm"):
+        make_seams(asked, make("FourRooms-7", num_envs=2), 1, 0, SMALL)
+
+
+def test_an_arm_that_resembles_none_lists_them_all():
+    with pytest.raises(ValueError, match=r"none, recall, .*bonus"):
+        check_arm("§§§")
+
+
+def test_the_oracle_needs_an_environment_that_knows():
+    with pytest.raises(ValueError, match="predecessors"):
+        make_seams("recall-oracle", make("CartPole-v1", num_envs=2), 1, 0, SMALL)
+
+
+def test_the_same_seed_trains_the_same():
+    runs = []
+    for _ in range(2):
+        env = make("FourRooms-7", num_envs=4, seed=5)
+        imitation, bonus = make_seams("recall+bonus", env, 2, 5, SMALL)
+        ppo = PPO(
+            env, PPOConfig(n_steps=80, batch_size=80, n_epochs=2), recall=imitation, bonus=bonus, num_seeds=2, seed=5
+        ).learn(320)
+        runs.append(ppo.policy_optimizer.values.clone())
+    assert torch.equal(*runs)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "expected"),
+    [
+        ("FourRooms-19", PPO_PRESETS["FourRooms-"]),
+        ("CartPole-v1", PPO_PRESETS["CartPole-v1"]),
+        ("Pendulum-v1", PPOConfig()),
+    ],
+)
+def test_presets_are_found_by_name(env_id, expected):
+    assert ppo_preset(env_id) == expected

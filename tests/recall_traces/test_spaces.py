@@ -1,0 +1,85 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from recall_traces.spaces import (
+    UnsupportedSpaceError,
+    check_action_space,
+    check_observation_space,
+    factor_sizes,
+    num_states,
+    state_at,
+    state_index,
+    tensor_dtype,
+    tensor_shape,
+)
+
+BOX = spaces.Box(-1, 1, (3,))
+
+
+def test_states_are_numbered_in_mixed_radix_and_back() -> None:
+    space = spaces.MultiDiscrete([3, 2, 4])
+    values = torch.tensor(list(itertools.product(range(3), range(2), range(4))))
+    torch.testing.assert_close(state_index(values, space), torch.arange(24))
+    torch.testing.assert_close(state_at(torch.arange(24), space), values)
+    assert num_states(space) == 24
+    batch = values.view(2, 3, 4, 3)
+    assert torch.equal(state_at(state_index(batch, space), space), batch)
+
+
+def test_a_discrete_value_is_its_own_number() -> None:
+    values = torch.randint(7, (2, 5))
+    assert state_index(values, spaces.Discrete(7)) is values
+    assert state_at(values, spaces.Discrete(7)) is values
+    assert factor_sizes(spaces.Discrete(7)) == [7]
+
+
+@pytest.mark.parametrize(
+    ("space", "dtype", "shape"),
+    [(BOX, torch.float32, (3,)), (spaces.Discrete(4), torch.int64, ()), (spaces.MultiDiscrete([4, 5]), torch.int64, (2,))],
+)
+def test_tensor_of_a_space(space: spaces.Space, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    assert check_observation_space(space) is space
+    assert (tensor_dtype(space), tensor_shape(space)) == (dtype, shape)
+
+
+@pytest.mark.parametrize(
+    ("space", "wrapper"),
+    [
+        (spaces.Dict({"x": BOX}), "FlattenObservation"),
+        (spaces.Tuple([BOX]), "FlattenObservation"),
+        (spaces.MultiBinary(3), "FlattenObservation"),
+        (spaces.Box(0, 255, (8, 8, 3), np.uint8), "FlattenObservation"),
+        (spaces.MultiDiscrete([[2, 2], [2, 2]]), "FlattenObservation"),
+        (spaces.Text(5), "TransformObservation"),
+    ],
+)
+def test_an_unsupported_observation_space_is_named_with_the_wrapper_that_helps(space: spaces.Space, wrapper: str) -> None:
+    with pytest.raises(UnsupportedSpaceError, match=wrapper) as error:
+        check_observation_space(space)
+    assert str(space) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("space", "wrapper"),
+    [
+        (spaces.Box(-np.inf, np.inf, (2,)), "RescaleAction"),
+        (spaces.Box(-1, 1, (2, 2)), "TransformAction"),
+        (spaces.MultiDiscrete([3, 3]), "TransformAction"),
+        (spaces.MultiBinary(3), "TransformAction"),
+    ],
+)
+def test_an_unsupported_action_space_is_named_with_the_wrapper_that_helps(space: spaces.Space, wrapper: str) -> None:
+    with pytest.raises(UnsupportedSpaceError, match=wrapper) as error:
+        check_action_space(space)
+    assert str(space) in str(error.value)
+
+
+@pytest.mark.parametrize("check", [check_observation_space, check_action_space])
+def test_values_that_do_not_count_from_zero_are_refused(check) -> None:
+    """They would index past a table's or an embedding's rows, into those of the next seed."""
+    with pytest.raises(UnsupportedSpaceError, match="start"):
+        check(spaces.Discrete(3, start=5))
