@@ -26,10 +26,10 @@ class BacktrackingConfig:
 
     kind: str = "auto"
     """'table' (exact counts; finite states and actions), 'network', or 'auto': a table up to 262,144 states, else a network."""
-    hidden: tuple[int, ...] = (128, 128)
+    hidden: tuple[int, ...] = (64, 64)
     """Units of each hidden layer of a network."""
-    learning_rate: float = 1e-3
-    """Adam's step size for a network."""
+    learning_rate: float = 2e-3
+    """Adam's step size for a network at the beginning of a call of `fit`; it falls linearly to 0."""
     batch_size: int = 256
     """Transitions of one seed in a network's update."""
 

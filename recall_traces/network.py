@@ -80,7 +80,7 @@ class NetworkModel(nn.Module):
         self.optimizer: FleetAdam | None = None
 
     def fit(self, transitions: Transitions, updates: int, active: Sequence[bool] | None) -> dict[str, Tensor]:
-        """Take `updates` Adam steps on minibatches of transitions `(S, B, ...)`; the loss is the mean over all of them."""
+        """Take `updates` Adam steps on minibatches of transitions `(S, B, ...)`, the step size falling; the loss is their mean."""
         if self.optimizer is None:  # made late, so that the parameters already lie on their device
             self.optimizer = FleetAdam(self.parameters())
         if isinstance(self.space, spaces.Box):
@@ -89,11 +89,12 @@ class NetworkModel(nn.Module):
         rows = transitions.rewards.shape[1]
         seeds = torch.arange(self.num_seeds, device=transitions.rewards.device)[:, None]
         losses = []
-        for _ in range(updates):
+        for update in range(updates):
             chosen = torch.randint(rows, (self.num_seeds, min(self.batch_size, rows)), generator=self.generator, device=seeds.device)
             loss = -self.log_prob(*(x[seeds, chosen] for x in (transitions.obs, transitions.actions, transitions.next_obs))).mean(1)
             backward(loss, self.optimizer)
-            self.optimizer.step(self.learning_rate, active, clip_scale(10.0, self.optimizer))
+            # Down to 0 within each call, so that a long fit ends at a minimum and not in its noise.
+            self.optimizer.step(self.learning_rate * (1 - update / updates), active, clip_scale(10.0, self.optimizer))
             losses.append(loss.detach())
         return {"loss": torch.stack(losses).mean(0)} if losses else {}
 

@@ -86,7 +86,7 @@ def print_table(comparison: Mapping[str, Any]) -> None:
     baseline = BASELINE if BASELINE in arms else next(iter(arms))
     over_baseline = [pair for pair in comparison["pairs"] if pair["against"] == baseline]
     improvements = {pair["arm"]: pair["probability_of_improvement"] for pair in over_baseline}
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("arm")
     form = ".2f" if comparison["metric"].endswith("success") else ".4g"
     if comparison["threshold"] is not None:

@@ -142,7 +142,7 @@ def check_agent(agent: str) -> None:
 def configuration(options: TrainOptions | CompareOptions, device: str) -> dict[str, Any]:
     """Everything that decides the numbers of an arm: two runs with the same one can be put together."""
     plain = ("seeds", "seed", "steps", "num_envs", "eval_every", "eval_episodes")
-    parts: dict[str, Any] = {"agent": options.agent, "sil": options.sil, "bonus": options.bonus}
+    parts: dict[str, Any] = {"agent": options.agent, "recall": options.recall, "sil": options.sil, "bonus": options.bonus}
     return {
         "env_id": options.env_id,
         "learner": options.learner,

@@ -13,10 +13,9 @@ import torch
 
 import recall_traces.envs as envs
 from recall_traces.agents.ppo import PPO
-from recall_traces.cli import experiment, main
-from recall_traces.cli.compare import DESCRIPTION as COMPARE_DESCRIPTION
+from recall_traces.cli import compare, experiment, main
 from recall_traces.cli.options import CompareOptions, TrainOptions
-from recall_traces.cli.parsing import option_table
+from recall_traces.cli.parsing import _unboxed, option_table
 from recall_traces.cli.resolve import parse_run
 from recall_traces.curves import read_curves
 from recall_traces.envs import registry
@@ -186,6 +185,24 @@ def test_bad_input_is_one_line_that_names_it(command, words, capsys, place):
     assert all(word in captured.err for word in words), captured.err
     assert not any(sign in captured.err for sign in ("╭", "│", "----", "Traceback"))
     assert not list(place.iterdir())  # nothing was begun
+
+
+UNICODE_BOX = """╭─ Value error ──────────────╮
+│ Error parsing recall: trace_length must    │
+│ be at least 1, not 0                       │
+│ ────────────────────────── │
+│ For full helptext, see recall-traces train --help │
+╰────────────────────────────╯
+"""
+
+
+@pytest.mark.parametrize(
+    "box", [UNICODE_BOX, UNICODE_BOX.translate(str.maketrans("─│╭╮╰╯", "-|++++")), UNICODE_BOX.replace("│", "")]
+)
+def test_boxes_are_unpacked_whatever_they_are_drawn_with(box):
+    table = option_table(CompareOptions())
+    assert _unboxed(box, table) == "--recall.trace-length must be at least 1, not 0"
+    assert _unboxed(box.replace("trace_length", "it"), table) == "--recall: it must be at least 1, not 0"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -500,6 +517,7 @@ def test_ctrl_c_keeps_what_was_measured_and_the_run_goes_on_later(place, capsys,
     assert len(rows(run)) == 12
     assert [call["command_line"] for call in record(run)["calls"]] == [f"recall-traces {command}"] * 2
 
+    monkeypatch.setattr(compare, "summarize", lambda folder: {})  # which takes longer than these runs
     assert call(command.replace("run", "whole") + " --quiet") == 0
     assert (place / "whole" / "curves.csv").read_bytes() == (run / "curves.csv").read_bytes()
 
@@ -510,7 +528,8 @@ def test_ctrl_c_before_the_first_evaluation(place, capsys, monkeypatch):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_compare_goes_on_with_more_arms_but_not_with_another_configuration(place, capsys):
+def test_compare_goes_on_with_more_arms_but_not_with_another_configuration(place, capsys, monkeypatch):
+    monkeypatch.setattr(compare, "summarize", lambda folder: {})  # which takes longer than these runs
     command = f"compare FourRooms-7 --arms none {TINY} --out run --quiet"
     assert call(command) == 0
     before = (place / "run" / "curves.csv").read_text()
@@ -532,7 +551,7 @@ def test_compare_goes_on_with_more_arms_but_not_with_another_configuration(place
 
 
 def test_the_demo_compares_five_arms():
-    demo = parse_run([], CompareOptions(), "compare", COMPARE_DESCRIPTION, ("env_id",))
+    demo = parse_run([], *COMPARE)
     assert (demo.env_id, demo.seeds, demo.arms) == ("FourRooms-13", 8, ("none", "sil", "bonus", "own-traces", "recall"))
 
 
