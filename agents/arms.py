@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from recall_traces.agents.bonus import BonusConfig, make_bonus
 from recall_traces.agents.seams import Bonus, Imitation, NoBonus, NoImitation
@@ -23,7 +24,7 @@ ARMS = {
     "sil+bonus": "both",
     "recall+bonus": "both",
 }
-RECALL_CHANGES: dict[str, dict[str, str]] = {
+RECALL_CHANGES: dict[str, dict[str, Any]] = {
     "recall": {},
     "recall-return": {"source": "return"},
     "own-traces": {"traces_from": "record"},

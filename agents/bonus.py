@@ -52,7 +52,9 @@ class VisitBonus:
         device: Where the counts are.
     """
 
-    def __init__(self, observation_space: ObservationSpace, config: BonusConfig, num_seeds: int, seed: int, device: torch.device | str) -> None:
+    def __init__(
+        self, observation_space: ObservationSpace, config: BonusConfig, num_seeds: int, seed: int, device: torch.device | str
+    ) -> None:
         self.coefficient = config.coefficient
         self.cells = Cells(observation_space, num_seeds, config.cell_bins, seed, device)
         self.visits = torch.zeros(num_seeds, self.cells.num_cells, device=device)
@@ -81,11 +83,14 @@ class DistillationBonus:
         device: Where they live.
     """
 
-    def __init__(self, observation_space: ObservationSpace, config: BonusConfig, num_seeds: int, seed: int, device: torch.device | str) -> None:
+    def __init__(
+        self, observation_space: ObservationSpace, config: BonusConfig, num_seeds: int, seed: int, device: torch.device | str
+    ) -> None:
         self.config = config
         generator = torch.Generator().manual_seed(seed)
         self.target, self.predictor = (
-            FleetMLP(num_seeds, (observation_space,), config.hidden, config.features, "relu", 1.0, generator).to(device) for _ in range(2)
+            FleetMLP(num_seeds, (observation_space,), config.hidden, config.features, "relu", 1.0, generator).to(device)
+            for _ in range(2)
         )
         self.optimizer = FleetAdam(self.predictor.parameters())
         self.box = isinstance(observation_space, spaces.Box)

@@ -28,9 +28,7 @@ class Evaluation:
     """The same for success."""
 
 
-def evaluate(
-    act: Callable[[Tensor, bool], Tensor], env: VectorEnv, num_seeds: int, max_steps: int = 100_000
-) -> Evaluation:
+def evaluate(act: Callable[[Tensor, bool], Tensor], env: VectorEnv, num_seeds: int, max_steps: int = 100_000) -> Evaluation:
     """Run one episode in every copy of `env`: of each seed's copies the first half with sampled actions, the rest greedily.
 
     Args:

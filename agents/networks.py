@@ -54,7 +54,7 @@ class Categorical:
 
 
 class DiagonalGaussian:
-    """Over a `Box`, unbounded: `mean` `(S, B, D)`, `log_std` `(S, 1, D)`. What leaves for the environment is clipped to its bounds."""
+    """Over a `Box`, unbounded: `mean` `(S, B, D)`, `log_std` `(S, 1, D)`. The learner clips what it plays to the bounds."""
 
     def __init__(self, mean: Tensor, log_std: Tensor) -> None:
         self.mean, self.log_std = mean, log_std

@@ -138,7 +138,10 @@ class PPO:
         self.discounted_return = torch.zeros(num_seeds, self.num_envs, device=self.device)
         self.action_bounds: tuple[Tensor, Tensor] | None = None
         if isinstance(action_space, spaces.Box):
-            self.action_bounds = (torch.as_tensor(action_space.low).to(self.device), torch.as_tensor(action_space.high).to(self.device))
+            self.action_bounds = (
+                torch.as_tensor(action_space.low).to(self.device),
+                torch.as_tensor(action_space.high).to(self.device),
+            )
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.alive = [True] * num_seeds
         self.failures: dict[int, str] = {}
@@ -153,7 +156,7 @@ class PPO:
             return self.critic(self.obs_normalizer(obs))[..., 0]
 
     def log_prob(self, obs: Tensor, actions: Tensor) -> Tensor:
-        """log π(a | s) of raw observations `(S, B, *observation)`, `(S, B)`, with a gradient."""
+        """Give log π(a | s) of raw observations `(S, B, *observation)`, `(S, B)`, with a gradient."""
         return self.policy(self.obs_normalizer(obs)).log_prob(actions)
 
     # -- collect ----------------------------------------------------------------------------------------------------
@@ -331,7 +334,7 @@ class PPO:
 
     @torch.no_grad()
     def act(self, obs: Tensor, greedy: bool, generator: torch.Generator | None = None) -> Tensor:
-        """Actions for raw observations `(S, B, *observation)`: the most likely ones, or drawn (from the learner's own generator by default)."""
+        """Choose actions for raw observations `(S, B, *observation)`: the most likely, or drawn."""
         distribution = self.policy(self.obs_normalizer(obs))
         noise = None if greedy else self.policy.noise(tuple(obs.shape[:2]), generator or self.generator)
         actions = distribution.mode() if noise is None else distribution.sample(noise)
@@ -369,7 +372,11 @@ class PPO:
         """Write weights, optimisers and normalisers as safetensors, the configuration in its header; no code is stored."""
         states = {part: holder.state_dict() for part, holder in self.parts().items()}
         tensors = {f"{part}.{name}": value.contiguous() for part, state in states.items() for name, value in state.items()}
-        header = {"config": json.dumps(dataclasses.asdict(self.config)), "num_seeds": str(self.num_seeds), "env_steps": str(self.env_steps)}
+        header = {
+            "config": json.dumps(dataclasses.asdict(self.config)),
+            "num_seeds": str(self.num_seeds),
+            "env_steps": str(self.env_steps),
+        }
         save_file(tensors, str(path), metadata=header)
 
     @classmethod
@@ -391,9 +398,12 @@ class PPO:
         for part, holder in ppo.parts().items():
             state = {}
             for name, value in holder.state_dict().items():
-                state[name] = tensors.get(f"{part}.{name}")
-                if state[name] is None or state[name].shape != value.shape:
-                    raise ValueError(f"{path} does not fit this environment: {part}.{name} should have shape {tuple(value.shape)}")
+                stored = tensors.get(f"{part}.{name}")
+                if stored is None or stored.shape != value.shape:
+                    raise ValueError(
+                        f"{path} does not fit this environment: {part}.{name} should have shape {tuple(value.shape)}"
+                    )
+                state[name] = stored
             holder.load_state_dict(state)
         ppo.env_steps = int(header["env_steps"])
         return ppo

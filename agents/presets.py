@@ -1,17 +1,52 @@
-"""Hyperparameters that are known to work, by environment."""
+"""Settings that are known to work, by environment; elsewhere the configurations' own defaults hold."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
+from recall_traces.agents.bonus import BonusConfig
 from recall_traces.agents.ppo import PPOConfig
+from recall_traces.agents.self_imitation import SelfImitationConfig
+from recall_traces.recall import RecallConfig
 
-PPO_PRESETS = {
-    "FourRooms-": PPOConfig(learning_rate=2e-3, n_steps=64, batch_size=256, n_epochs=4, ent_coef=0.03),
-    "CartPole-v1": PPOConfig(learning_rate=1e-3, learning_rate_schedule="linear", n_steps=128, batch_size=256, n_epochs=4, gamma=0.98, gae_lambda=0.8),
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings of the learner and of what an arm may choose."""
+
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    """Of PPO."""
+    recall: RecallConfig = field(default_factory=RecallConfig)
+    """Of recall traces, the model's and the own ones."""
+    sil: SelfImitationConfig = field(default_factory=SelfImitationConfig)
+    """Of self-imitation."""
+    bonus: BonusConfig = field(default_factory=BonusConfig)
+    """Of the intrinsic reward."""
+
+
+PRESETS = {
+    # Each arm's of six settings on FourRooms-15, see docs/results.md.
+    "FourRooms-": Preset(ppo=PPOConfig(learning_rate=2e-3, n_steps=64, batch_size=256, n_epochs=4, ent_coef=0.03)),
+    # A reward at every step: states of high value by the critic, and a little imitation of short traces.
+    "CartPole-v1": Preset(
+        ppo=PPOConfig(
+            learning_rate=1e-3,
+            learning_rate_schedule="linear",
+            n_steps=128,
+            batch_size=256,
+            n_epochs=4,
+            gamma=0.98,
+            gae_lambda=0.8,
+        ),
+        recall=RecallConfig(
+            source="critic", candidates=1, trace_length=10, traces_per_update=32, imitation_updates=1, imitation_batch_size=256, model_updates=4
+        ),
+    ),
 }
-"""By the beginning of the environment's name. Chosen on FourRooms-15, without recall and before any comparison."""
+"""By the beginning of the environment's name."""
 
 
-def ppo_preset(env_id: str) -> PPOConfig:
-    """The preset of the longest matching name, or Stable-Baselines3's defaults."""
-    matching = [name for name in PPO_PRESETS if env_id.startswith(name)]
-    return PPO_PRESETS[max(matching, key=len)] if matching else PPOConfig()
+def preset(env_id: str) -> Preset:
+    """The preset of the longest matching name, or the defaults."""
+    matching = [name for name in PRESETS if env_id.startswith(name)]
+    return PRESETS[max(matching, key=len)] if matching else Preset()

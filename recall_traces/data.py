@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
-import torch
 from torch import Tensor
 
 
@@ -70,4 +69,3 @@ class Traces:
             value = getattr(self, field.name)
             if value.shape[: len(shape)] != shape:
                 raise ValueError(f"Traces.{field.name} has shape {tuple(value.shape)}; it must start with {tuple(shape)}")
-

@@ -15,7 +15,12 @@ from torch import Tensor, nn
 
 from recall_traces.spaces import ObservationSpace, factor_sizes
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu, "elu": nn.functional.elu, "silu": nn.functional.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "elu": nn.functional.elu,
+    "silu": nn.functional.silu,
+}
 
 
 class FleetLinear(nn.Module):
@@ -55,7 +60,7 @@ class FleetEmbedding(nn.Module):
         if factors == 1:
             gathered = nn.functional.embedding(rows.view(num_seeds, batch), weight)
         else:
-            gathered = nn.functional.embedding_bag(rows.view(-1, factors), weight, mode="sum").view(num_seeds, batch, -1)
+            gathered = nn.functional.embedding_bag(rows.reshape(-1, factors), weight, mode="sum").view(num_seeds, batch, -1)
         return gathered + self.bias
 
 

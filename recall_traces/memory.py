@@ -15,6 +15,8 @@ from recall_traces.cells import Cells
 from recall_traces.data import Transitions
 from recall_traces.spaces import ActionSpace, ObservationSpace, tensor_dtype, tensor_shape
 
+LONG_AGO = -(2**62)
+
 
 class Memory:
     """The last `capacity` steps of each seed.
@@ -92,13 +94,15 @@ class Memory:
         """
         length = len(transitions.rewards)
         if length > self.num_columns:
-            raise ValueError(f"a rollout of {length} steps does not fit a memory of {self.num_columns} per environment: raise memory_size")
+            raise ValueError(
+                f"a rollout of {length} steps does not fit a memory of {self.num_columns} per environment: raise memory_size"
+            )
         device = self.age.device
         times = torch.arange(length, device=device)
         slots = (self.time + times) % self.num_columns
         done = transitions.terminated | transitions.truncated
         # First step of each step's episode, negative where it began before this rollout; last step, `length` where still open.
-        first = torch.where(done.roll(1, 0), times[:, None, None], -self.num_columns * 2)
+        first = torch.where(done.roll(1, 0), times[:, None, None], LONG_AGO)
         first[0] = -self.open_age
         first = first.cummax(0).values
         last = torch.where(done, times[:, None, None], length).flip(0).cummin(0).values.flip(0)
@@ -144,7 +148,7 @@ class Memory:
         return returns
 
     def earlier_positions(self, most: int, length: int) -> Tensor:
-        """Positions of the `most` steps before now that a rollout of `length` steps leaves in the ring, latest first, `(N, W)`."""
+        """Positions of the `most` steps before now that a rollout of `length` steps leaves, latest first, `(N, W)`."""
         width = max(0, min(most, self.num_columns - length))
         slots = (self.time - 1 - torch.arange(width, device=self.age.device)) % self.num_columns
         return torch.arange(self.age.shape[1], device=self.age.device)[:, None] * self.num_columns + slots

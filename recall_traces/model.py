@@ -75,7 +75,9 @@ class BacktrackingModel:
             kind = "table" if finite and num_states(self.observation_space) <= MAX_TABLE_STATES else "network"
         if kind == "table":
             if not (finite and isinstance(self.action_space, spaces.Discrete)):
-                raise ValueError(f"a table needs finite states and actions, not {observation_space} and {action_space}: set kind to 'network'")
+                raise ValueError(
+                    f"a table needs finite states and actions, not {observation_space} and {action_space}: set kind to 'network'"
+                )
             self.density: TableModel | NetworkModel = TableModel(
                 self.observation_space, self.action_space, num_seeds, self.generator, self.device
             )
@@ -121,7 +123,7 @@ class BacktrackingModel:
 
     @torch.no_grad()
     def log_prob(self, obs: Tensor, actions: Tensor, next_obs: Tensor) -> Tensor:
-        """log q(a, s | s') of a batch `(S, B, ...)`, `(S, B)`; a density in raw units for `Box`."""
+        """Give log q(a, s | s') of a batch `(S, B, ...)`, `(S, B)`; a density in raw units for `Box`."""
         return self.density.log_prob(obs, actions, next_obs)
 
     def sample(self, next_obs: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,14 +154,16 @@ class BacktrackingModel:
         self.density.load_state_dict({name: value for name, value in state.items() if name != "generator"})
 
 
-def roll_back(sample: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]], states: Tensor, length: int, space: gymnasium.Space[Any]) -> Traces:
+def roll_back(
+    sample: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]], states: Tensor, length: int, space: gymnasium.Space[Any]
+) -> Traces:
     """Go back step by step from `states` `(S, B, ...)`, all traces at once.
 
     `sample` gives actions, states and whether the way is known, as `TableModel.sample` does.
     """
     low = high = None
     if isinstance(space, spaces.Box):
-        low, high = torch.as_tensor(space.low, device=states.device), torch.as_tensor(space.high, device=states.device)
+        low, high = (torch.as_tensor(bound, dtype=states.dtype, device=states.device) for bound in (space.low, space.high))
     steps, alive = [], torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
     for _ in range(length):
         actions, obs, known = sample(states)

@@ -60,7 +60,7 @@ class NetworkModel(nn.Module):
             return FleetMLP(num_seeds, inputs, hidden, outputs, "relu", 0.1, init)
 
         if isinstance(action_space, spaces.Box):
-            low, high = torch.as_tensor(action_space.low), torch.as_tensor(action_space.high)
+            low, high = (torch.as_tensor(bound, dtype=torch.float32) for bound in (action_space.low, action_space.high))
             self.register_buffer("action_center", (high + low) / 2)
             self.register_buffer("action_scale", (high - low) / 2)
             self.action_center: Tensor
@@ -76,11 +76,13 @@ class NetworkModel(nn.Module):
         else:
             sizes = factor_sizes(observation_space)
             before = [[spaces.MultiDiscrete(sizes[:k])] if k else [] for k in range(len(sizes))]
-            self.dynamics = nn.ModuleList(network([observation_space, action_space, *before[k]], sizes[k]) for k in range(len(sizes)))
+            self.dynamics = nn.ModuleList(
+                network([observation_space, action_space, *before[k]], sizes[k]) for k in range(len(sizes))
+            )
         self.optimizer: FleetAdam | None = None
 
     def fit(self, transitions: Transitions, updates: int, active: Sequence[bool] | None) -> dict[str, Tensor]:
-        """Take `updates` Adam steps on minibatches of transitions `(S, B, ...)`, the step size falling; the loss is their mean."""
+        """Take `updates` Adam steps on minibatches of transitions `(S, B, ...)`, step size falling; gives their mean loss."""
         if self.optimizer is None:  # made late, so that the parameters already lie on their device
             self.optimizer = FleetAdam(self.parameters())
         if isinstance(self.space, spaces.Box):
@@ -90,13 +92,27 @@ class NetworkModel(nn.Module):
         seeds = torch.arange(self.num_seeds, device=transitions.rewards.device)[:, None]
         losses = []
         for update in range(updates):
-            chosen = torch.randint(rows, (self.num_seeds, min(self.batch_size, rows)), generator=self.generator, device=seeds.device)
-            loss = -self.log_prob(*(x[seeds, chosen] for x in (transitions.obs, transitions.actions, transitions.next_obs))).mean(1)
+            chosen = torch.randint(
+                rows, (self.num_seeds, min(self.batch_size, rows)), generator=self.generator, device=seeds.device
+            )
+            loss = -self.log_prob(*(x[seeds, chosen] for x in (transitions.obs, transitions.actions, transitions.next_obs))).mean(
+                1
+            )
             backward(loss, self.optimizer)
             # Down to 0 within each call, so that a long fit ends at a minimum and not in its noise.
             self.optimizer.step(self.learning_rate * (1 - update / updates), active, clip_scale(10.0, self.optimizer))
             losses.append(loss.detach())
         return {"loss": torch.stack(losses).mean(0)} if losses else {}
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        """The optimiser's part of `state_dict`."""
+        return {} if self.optimizer is None else self.optimizer.state_dict()
+
+    def set_extra_state(self, state: dict[str, Tensor]) -> None:
+        """Take over what `get_extra_state` gave."""
+        self.optimizer = self.optimizer or FleetAdam(self.parameters())
+        if state:
+            self.optimizer.load_state_dict(state)
 
     def encode(self, obs: Tensor) -> Tensor:
         """What the networks take for a state."""
@@ -107,7 +123,7 @@ class NetworkModel(nn.Module):
         return (actions - self.action_center) / self.action_scale if isinstance(self.action_space, spaces.Box) else actions
 
     def log_prob(self, obs: Tensor, actions: Tensor, next_obs: Tensor) -> Tensor:
-        """log q(a, s | s'), `(S, B)`, in raw units, with a gradient."""
+        """Give log q(a, s | s'), `(S, B)`, in raw units, with a gradient."""
         state, action = self.encode(next_obs), self.encode_action(actions)
         outputs = self.policy(state)
         if isinstance(self.action_space, spaces.Box):
@@ -115,7 +131,9 @@ class NetworkModel(nn.Module):
             inside = action.clamp(-INSIDE, INSIDE)
             before = torch.atanh(inside)
             # d tanh(x)/dx = 1 - tanh(x)^2, and the scale to the bounds.
-            log_prob = normal_log_prob(before, mean, log_std) - (1 - inside.square()).log().sum(-1) - self.action_scale.log().sum()
+            log_prob = (
+                normal_log_prob(before, mean, log_std) - (1 - inside.square()).log().sum(-1) - self.action_scale.log().sum()
+            )
         else:
             log_prob = categorical_log_prob(outputs, actions)
         if isinstance(self.space, spaces.Box):
@@ -124,7 +142,9 @@ class NetworkModel(nn.Module):
             return log_prob + normal_log_prob((obs - next_obs) / scale, mean, log_std) - scale.log().sum(-1)
         factors = obs.view(*actions.shape[:2], -1)
         for k, network in enumerate(self.dynamics):
-            log_prob = log_prob + categorical_log_prob(network(state, action, *([factors[..., :k]] if k else [])), factors[..., k])
+            log_prob = log_prob + categorical_log_prob(
+                network(state, action, *([factors[..., :k]] if k else [])), factors[..., k]
+            )
         return log_prob
 
     @torch.no_grad()

@@ -39,6 +39,8 @@ class RunningNormalizer(nn.Module):
     def update(self, values: Tensor) -> None:
         """Take in values `(S, B, D)`."""
         batch = values.shape[1]
+        if batch == 0:
+            return
         mean, var = values.mean(1, keepdim=True), values.var(1, keepdim=True, unbiased=False)
         total = self.count + batch
         delta = mean - self.mean

@@ -1,6 +1,6 @@
 """Recall traces: remember, choose high-value states, recall ways into them, hand out their steps for imitation.
 
-    observe --> memory --> targets --> traces (model, own record or truth) --> chosen --> trace buffer --> sample
+observe --> memory --> targets --> traces (model, own record or truth) --> chosen --> trace buffer --> sample
 """
 
 from __future__ import annotations
@@ -72,7 +72,14 @@ class RecallConfig:
     """What the backtracking model is made of."""
 
     def __post_init__(self) -> None:
-        at_least_one = ("imitation_batch_size", "trace_length", "traces_per_update", "buffer_updates", "candidates", "search_length")
+        at_least_one = (
+            "imitation_batch_size",
+            "trace_length",
+            "traces_per_update",
+            "buffer_updates",
+            "candidates",
+            "search_length",
+        )
         for name in (*at_least_one, "top_states", "cell_bins", "memory_size", "recent_episodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -134,7 +141,9 @@ class RecallTraces:
         self.predecessors = predecessors
         self.model = BacktrackingModel(self.observation_space, action_space, num_seeds, seed, self.device, c.model)
         self.cells = Cells(self.observation_space, num_seeds, c.cell_bins, seed, self.device)
-        self.memory = Memory(self.observation_space, action_space, self.cells, num_seeds, num_envs, c.memory_size, c.gamma, self.device)
+        self.memory = Memory(
+            self.observation_space, action_space, self.cells, num_seeds, num_envs, c.memory_size, c.gamma, self.device
+        )
         self.states = HighValueStates(
             c.source,
             self.memory,
@@ -155,7 +164,7 @@ class RecallTraces:
         batch = transitions.map(lambda x: x.transpose(0, 1).flatten(1, 2))
         self.cells.calibrate(batch.next_obs)
         self.states.observe(*self.memory.observe(transitions))
-        if self.model.learns_once and self.config.fit_on == "all":
+        if self.config.traces_from == "model" and self.model.learns_once and self.config.fit_on == "all":
             self.unfitted.append(batch)
 
     def update(self, value: Value | None = None) -> dict[str, Any]:
@@ -186,10 +195,14 @@ class RecallTraces:
         Returns:
             Steps `(S, B, ...)`; mask and weights are 0 for a seed that has no traces.
         """
+        if not self.buffer:
+            raise ValueError("there are no traces to sample from yet: call update first")
         valid = torch.cat([t.mask.flatten(1) for t in self.buffer], 1)
         chosen, some = self.states.draw(valid.float(), batch_size)
         seeds = torch.arange(self.num_seeds, device=self.device)[:, None]
-        obs, actions = (torch.cat([getattr(t, name).flatten(1, 2) for t in self.buffer], 1)[seeds, chosen] for name in ("obs", "actions"))
+        obs, actions = (
+            torch.cat([getattr(t, name).flatten(1, 2) for t in self.buffer], 1)[seeds, chosen] for name in ("obs", "actions")
+        )
         mask = some[:, None].expand(-1, batch_size)
         return Traces(obs, actions, mask, mask.float())
 
@@ -198,10 +211,18 @@ class RecallTraces:
         c = self.config
         if c.fit_on == "top":
             sample = self.memory.sample(4096, self.generator)
-            returns = torch.where(self.memory.gather(self.memory.closed, sample), self.memory.gather(self.memory.episode_returns, sample), torch.nan)
+            returns = torch.where(
+                self.memory.gather(self.memory.closed, sample), self.memory.gather(self.memory.episode_returns, sample), torch.nan
+            )
             threshold = returns.nanquantile(1 - c.top_fraction, dim=1)[:, None, None]
-            top = self.memory.closed & (self.memory.episode_returns >= threshold)
-            positions, active = self.memory.sample_weighted(top.float(), max(4096, c.model_updates * c.model.batch_size), self.generator)
+            better = self.memory.closed & (self.memory.episode_returns > threshold)
+            # While fewer than the top share are better than the rest, those are the top; among equals all are.
+            top = torch.where(
+                better.any((1, 2), keepdim=True), better, self.memory.closed & (self.memory.episode_returns >= threshold)
+            )
+            positions, active = self.memory.sample_weighted(
+                top.float(), max(4096, c.model_updates * c.model.batch_size), self.generator
+            )
             self.model.reset()
             fitted = self.model.fit(self.memory.at(positions), c.model_updates, active.tolist())
         elif self.model.learns_once:
@@ -244,7 +265,10 @@ class RecallTraces:
         positions, held = self.memory.find(arrivals[:, :, picks].flatten(1))
         way, mask = self.memory.way_into(positions, length)
         flat = way.flatten(1)
-        obs, actions, next_obs = (self.memory.gather(x, flat).unflatten(1, way.shape[1:]) for x in (self.memory.steps.obs, self.memory.steps.actions, self.memory.steps.next_obs))
+        obs, actions, next_obs = (
+            self.memory.gather(x, flat).unflatten(1, way.shape[1:])
+            for x in (self.memory.steps.obs, self.memory.steps.actions, self.memory.steps.next_obs)
+        )
         moved = obs != next_obs
         mask = mask & held[..., None] & (moved.flatten(3).any(-1) if moved.dim() > 3 else moved)
         return Traces(obs, actions, mask, mask.float())
@@ -272,7 +296,11 @@ class RecallTraces:
         which, known = self.states.draw(prob, 1)
         rows = torch.arange(len(which), device=self.device)
         shape = states.shape[:2]
-        return actions[rows, which[:, 0]].unflatten(0, shape), obs[rows, which[:, 0]].unflatten(0, shape), known.unflatten(0, shape)
+        return (
+            actions[rows, which[:, 0]].unflatten(0, shape),
+            obs[rows, which[:, 0]].unflatten(0, shape),
+            known.unflatten(0, shape),
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a run needs to go on exactly."""

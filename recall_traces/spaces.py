@@ -6,6 +6,7 @@ import math
 from typing import Any, TypeAlias
 
 import gymnasium
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
@@ -31,6 +32,7 @@ def check_observation_space(space: gymnasium.Space[Any]) -> ObservationSpace:
     Raises:
         UnsupportedSpaceError: it is something else.
     """
+    check_start(space)
     if isinstance(space, spaces.Discrete):
         return space
     if isinstance(space, spaces.Box | spaces.MultiDiscrete) and len(space.shape) == 1:
@@ -45,6 +47,7 @@ def check_action_space(space: gymnasium.Space[Any]) -> ActionSpace:
     Raises:
         UnsupportedSpaceError: it is something else.
     """
+    check_start(space)
     if isinstance(space, spaces.Discrete):
         return space
     if isinstance(space, spaces.Box) and len(space.shape) == 1:
@@ -53,6 +56,14 @@ def check_action_space(space: gymnasium.Space[Any]) -> ActionSpace:
         return space
     hint = "gymnasium.wrappers.TransformAction can map one Discrete or one flat Box onto it"
     raise UnsupportedSpaceError(f"action space {space} is not supported (flat Box and Discrete are): {hint}")
+
+
+def check_start(space: gymnasium.Space[Any]) -> None:
+    """Raise `UnsupportedSpaceError` for finite values that do not count from 0."""
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete) and np.any(space.start != 0):
+        raise UnsupportedSpaceError(
+            f"{space} has a start that is not 0: gymnasium.wrappers.TransformObservation (or Action) shifts it"
+        )
 
 
 def is_finite(space: gymnasium.Space[Any]) -> bool:

@@ -30,9 +30,19 @@ class TableModel:
     """Each transition is to be given once: counts keep it."""
 
     def __init__(
-        self, observation_space: ObservationSpace, action_space: spaces.Discrete, num_seeds: int, generator: torch.Generator, device: torch.device | str
+        self,
+        observation_space: ObservationSpace,
+        action_space: spaces.Discrete,
+        num_seeds: int,
+        generator: torch.Generator,
+        device: torch.device | str,
     ) -> None:
-        self.space, self.num_actions, self.num_seeds, self.generator = observation_space, int(action_space.n), num_seeds, generator
+        self.space, self.num_actions, self.num_seeds, self.generator = (
+            observation_space,
+            int(action_space.n),
+            num_seeds,
+            generator,
+        )
         self.num_states = num_states(observation_space)
         if num_seeds * self.num_states**2 * self.num_actions >= 2**62:
             raise ValueError(f"{observation_space} has too many states for a table: set kind to 'network'")
@@ -67,7 +77,7 @@ class TableModel:
         return (self.row(next_obs) * self.num_actions + actions) * self.num_states + state_index(obs, self.space)
 
     def fit(self, transitions: Transitions, updates: int, active: Sequence[bool] | None) -> dict[str, Tensor]:
-        """Count the transitions of the active seeds; `updates` has no meaning here. The loss is that of this batch, after counting."""
+        """Count the transitions of the active seeds, whatever `updates` is. The loss is that of this batch, after counting."""
         keys = self.key(transitions.obs, transitions.actions, transitions.next_obs)
         if active is not None:
             keys = torch.where(torch.tensor(active, device=self.device)[:, None], keys, -1)  # -1 sorts first and is cut off
@@ -80,7 +90,7 @@ class TableModel:
         return {"loss": -log_probs.mean(1)}
 
     def log_prob(self, obs: Tensor, actions: Tensor, next_obs: Tensor) -> Tensor:
-        """log q(a, s | s'), `(S, B)`; minus infinity for what was never seen."""
+        """Give log q(a, s | s'), `(S, B)`; minus infinity for what was never seen."""
         keys, row = self.key(obs, actions, next_obs), self.row(next_obs)
         if len(self.keys) == 0:
             return torch.full(keys.shape, -torch.inf, device=self.device)

@@ -81,9 +81,11 @@ class HighValueStates:
         memory = self.memory
         cells = memory.gather(memory.next_cells, written)
         stamps = memory.stamps(written)
+        # Arrivals in a cell take its places in turn. By the largest stamp and not by the last write, which would depend on the
+        # order of a parallel scatter.
+        place = (self.visits.gather(1, cells).long() + ranks(cells)) % ARRIVALS
+        self.arrivals.flatten(1).scatter_reduce_(1, cells * ARRIVALS + place, stamps, "amax")
         self.visits.scatter_add_(1, cells, torch.ones_like(cells, dtype=torch.float32))
-        # By the largest stamp and not by the last write, which would depend on the order of a parallel scatter.
-        self.arrivals.flatten(1).scatter_reduce_(1, cells * ARRIVALS + stamps % ARRIVALS, stamps, "amax")
         first = memory.gather(memory.age, written) == 0
         self.starts.scatter_add_(1, self.cells(memory.gather(memory.steps.obs, written)), first.float())
 
@@ -91,7 +93,10 @@ class HighValueStates:
         enough_past = (age + 1) * 2 >= length.clamp(max=self.trace_length)
         returns = torch.where(just_closed & enough_past, memory.gather(memory.returns, positions), -torch.inf)
         cells = memory.gather(memory.next_cells, positions)
-        self.best_returns.scatter_reduce_(1, cells, returns, "amax")
+        # What the ring has overwritten, or a better return outdoes, makes way.
+        before = torch.where(memory.find(self.best_arrivals)[1], self.best_returns, -torch.inf)
+        self.best_returns = before.scatter_reduce(1, cells, returns, "amax")
+        self.best_arrivals.masked_fill_(self.best_returns > before, -1)
         is_best = (returns >= self.best_returns.gather(1, cells)) & returns.isfinite()
         self.best_arrivals.scatter_reduce_(1, cells, torch.where(is_best, memory.stamps(positions), -1), "amax")
 
@@ -199,3 +204,10 @@ class HighValueStates:
         """Copy what `state_dict` gave."""
         for name, value in self.state_dict().items():
             value.copy_(state[name])
+
+
+def ranks(values: Tensor) -> Tensor:
+    """How many equal values come before each one in its row, `(S, B)`."""
+    ordered, order = values.sort(dim=1, stable=True)
+    rank = torch.arange(values.shape[1], device=values.device) - torch.searchsorted(ordered, ordered)
+    return torch.empty_like(rank).scatter_(1, order, rank)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from recall_traces.agents.evaluation import evaluate
 from recall_traces.agents.ppo import PPO, PPOConfig
-from recall_traces.agents.presets import ppo_preset
+from recall_traces.agents.presets import preset
 from recall_traces.curves import COLUMNS, METRICS, read_curves
 from recall_traces.envs import make
 from recall_traces.statistics import areas, percentile_interval, ratio_of_areas, resample
@@ -53,11 +53,13 @@ class Options:
     seeds: int = 16
     """Runs of each."""
     steps: int = 102_400
-    """Environment steps of a seed: 100 rollouts of 8 environments."""
+    """Environment steps of a seed."""
     num_envs: int = 8
     """Environments of a seed."""
     seed: int = 0
     """Seeds our fleet; Stable-Baselines3's runs count up from it."""
+    agent: PPOConfig = field(default_factory=lambda: preset(TASK).ppo)
+    """Hyperparameters of both."""
 
 
 class CurvesFile:
@@ -87,7 +89,7 @@ class CurvesFile:
                 writer.writerow([arm, seed + s, env_steps, *(float(getattr(result, name)[s]) for name in METRICS)])
 
 
-def train_ours(options: Options, config: PPOConfig, curves: CurvesFile) -> None:
+def train_ours(options: Options, curves: CurvesFile) -> None:
     """All seeds as one fleet."""
     env = make(TASK, num_envs=options.seeds * options.num_envs, seed=options.seed)
     generator = torch.Generator().manual_seed(options.seed + 1)
@@ -96,7 +98,7 @@ def train_ours(options: Options, config: PPOConfig, curves: CurvesFile) -> None:
         if ppo.env_steps % EVALUATE_EVERY == 0:
             curves.write(OURS, options.seed, ppo.env_steps, lambda obs, greedy: ppo.act(obs, greedy, generator), options.seeds)
 
-    PPO(env, config, num_seeds=options.seeds, seed=options.seed).learn(options.steps, callback)
+    PPO(env, options.agent, num_seeds=options.seeds, seed=options.seed).learn(options.steps, callback)
 
 
 class Evaluator(BaseCallback):
@@ -129,9 +131,9 @@ class Evaluator(BaseCallback):
             self.curves.write(THEIRS, self.seed, self.num_timesteps, act)
 
 
-def train_theirs(options: Options, config: PPOConfig, curves: CurvesFile, seed: int) -> None:
+def train_theirs(options: Options, curves: CurvesFile, seed: int) -> None:
     """One seed of Stable-Baselines3."""
-    rate = config.learning_rate
+    config, rate = options.agent, options.agent.learning_rate
     model = stable_baselines3.PPO(
         "MlpPolicy",
         make_vec_env(TASK, n_envs=options.num_envs, seed=seed),
@@ -153,10 +155,15 @@ def train_theirs(options: Options, config: PPOConfig, curves: CurvesFile, seed: 
     model.learn(options.steps, callback=Evaluator(seed, curves))
 
 
-def summarize(options: Options, config: PPOConfig, seconds: float) -> dict[str, Any]:
+def summarize(options: Options, seconds: float) -> dict[str, Any]:
     """What the curves say, with all that is needed to obtain them again."""
     curves = read_curves(options.out)[0]
-    result: dict[str, Any] = {"task": TASK, "env_steps": options.steps, "num_envs": options.num_envs, "config": asdict(config)}
+    result: dict[str, Any] = {
+        "task": TASK,
+        "env_steps": options.steps,
+        "num_envs": options.num_envs,
+        "config": asdict(options.agent),
+    }
     for metric in ("episode_return", "greedy_episode_return"):
         by_arm = {arm: areas(curves.env_steps, curves.values[metric][arm], 0, options.steps) for arm in (OURS, THEIRS)}
         result[metric] = {"ratio_of_areas": ratio_of_areas([by_arm[OURS]], [by_arm[THEIRS]])}
@@ -198,8 +205,10 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    config = ppo_preset(TASK)
+    config = options.agent
     rollout = config.n_steps * options.num_envs
+    if config.normalize_observations or config.normalize_rewards:
+        sys.exit("normalisation is a wrapper in Stable-Baselines3 and is not compared here")
     if EVALUATE_EVERY % rollout or options.steps % EVALUATE_EVERY:
         sys.exit(f"--steps must be a multiple of {EVALUATE_EVERY}, and {EVALUATE_EVERY} of the {rollout} steps of a rollout")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -217,13 +226,13 @@ def main() -> None:
     seeds, start = range(options.seed, options.seed + options.seeds), time.perf_counter()
     curves = CurvesFile(options.out / "curves.csv", options.steps, seeds)
     if (OURS, options.seed) not in curves.finished:
-        train_ours(options, config, curves)
+        train_ours(options, curves)
         print(f"{OURS}: {options.seeds} seeds after {time.perf_counter() - start:.0f} s", flush=True)
     for seed in seeds:
         if (THEIRS, seed) not in curves.finished:
-            train_theirs(options, config, curves, seed)
+            train_theirs(options, curves, seed)
             print(f"{THEIRS}: seed {seed} after {time.perf_counter() - start:.0f} s", flush=True)
-    result = summarize(options, config, time.perf_counter() - start)
+    result = summarize(options, time.perf_counter() - start)
     (options.out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     for metric in ("episode_return", "greedy_episode_return"):
         for arm in (OURS, THEIRS):

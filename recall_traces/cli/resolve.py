@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import recall_traces.envs as envs
-from recall_traces.agents.presets import ppo_preset
+from recall_traces.agents.presets import preset
 from recall_traces.cli.errors import UsageError, one_line
 from recall_traces.cli.options import DEMO_ENV, Keywords, RunOptions
 from recall_traces.cli.parsing import HELP, build, find_env_id, option_table, scan
@@ -67,7 +67,9 @@ def _with_environment(default: Run, env_id: str) -> Run:
     """
     _look_here(env_id)
     options_class = envs.options_class(env_id)
-    return dataclasses.replace(default, env=(options_class or Keywords)(), agent=ppo_preset(env_id))
+    known = preset(env_id)
+    settings = {"agent": known.ppo, "recall": known.recall, "sil": known.sil, "bonus": known.bonus}
+    return dataclasses.replace(default, env=(options_class or Keywords)(), **settings)
 
 
 def _known(env_id: str) -> bool:

@@ -1,0 +1,39 @@
+"""Print a comparison as a table in Markdown.
+
+    python scripts/tables.py runs/four_rooms/19 [--arm recall]
+
+Per arm: seeds that reached the threshold, median steps to it, area under the curve, and the probability that `--arm` needs fewer
+steps than that arm; each with its 95% interval.
+"""
+
+import argparse
+import json
+import pathlib
+
+
+def thousands(value: float | None) -> str:
+    return "never" if value is None else f"{value / 1000:.1f}k"
+
+
+def table(comparison: dict, arm: str) -> str:
+    """Rows in the order of the file."""
+    better = {pair["against"]: pair["probability_of_improvement"] for pair in comparison["pairs"] if pair["arm"] == arm}
+    lines = [f"| arm | seeds at 90% | median steps to 90% | area | P({arm} needs fewer steps) |", "|---|---|---|---|---|"]
+    for name, result in comparison["arms"].items():
+        steps, (low, high) = result["steps_to_threshold"], result["area"]["interval"]
+        median = f"{thousands(steps['median'])} ({', '.join(thousands(x) for x in steps['interval'])})"
+        chance = better.get(name)
+        versus = "" if chance is None else f"{chance['value']:.2f} ({chance['interval'][0]:.2f}, {chance['interval'][1]:.2f})"
+        lines.append(
+            f"| `{name}` | {steps['reached']} of {result['seeds']} | {median} | {result['area']['mean']:.3f} ({low:.3f}, {high:.3f}) | {versus} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("path", type=pathlib.Path, help="a run folder, or a comparison.json")
+    parser.add_argument("--arm", default="recall")
+    arguments = parser.parse_args()
+    path = arguments.path / "comparison.json" if arguments.path.is_dir() else arguments.path
+    print(table(json.loads(path.read_text()), arguments.arm))
