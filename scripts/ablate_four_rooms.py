@@ -24,7 +24,10 @@ ROWS: dict[str, tuple[str, list[str]]] = {
     "own record, source return": ("own-traces", ["--recall.source", "return"]),
     "own record, source critic": ("own-traces", ["--recall.source", "critic"]),
     "fit on top": ("recall", ["--recall.fit-on", "top"]),
-    "fit on top, source return (the paper's)": ("recall", ["--recall.fit-on", "top", "--recall.source", "return", "--recall.candidates", "1"]),
+    "fit on top, source return (the paper's)": (
+        "recall",
+        ["--recall.fit-on", "top", "--recall.source", "return", "--recall.candidates", "1"],
+    ),
     "no choosing": ("recall", ["--recall.candidates", "1"]),
     "own record, no choosing": ("own-traces", ["--recall.candidates", "1"]),
     "choose among 2": ("recall", ["--recall.candidates", "2"]),
@@ -46,9 +49,27 @@ if __name__ == "__main__":
     print("| change | seeds at 90% | median steps to 90% | area |\n|---|---|---|---|")
     for name, (arm, setting) in ROWS.items():
         out = FOLDER / "".join(c if c.isalnum() else "-" for c in name)
-        main(["compare", "FourRooms-19", "--arms", arm, "--seeds", "16", "--steps", "50000", "--out", str(out), "--quiet", *setting])
+        main(
+            [
+                "compare",
+                "FourRooms-19",
+                "--arms",
+                arm,
+                "--seeds",
+                "16",
+                "--steps",
+                "50000",
+                "--out",
+                str(out),
+                "--quiet",
+                *setting,
+            ]
+        )
         result = json.loads((out / "comparison.json").read_text())["arms"][arm]
         steps, area = result["steps_to_threshold"], result["area"]
         median = "never" if steps["censored"] else f"{steps['median'] / 1000:.1f}k"
         low, high = area["interval"]
-        print(f"| {name} | {steps['reached']} of {result['seeds']} | {median} | {area['mean']:.3f} ({low:.3f}, {high:.3f}) |", flush=True)
+        print(
+            f"| {name} | {steps['reached']} of {result['seeds']} | {median} | {area['mean']:.3f} ({low:.3f}, {high:.3f}) |",
+            flush=True,
+        )

@@ -24,9 +24,8 @@ def table(comparison: dict, arm: str) -> str:
         median = f"{thousands(steps['median'])} ({', '.join(thousands(x) for x in steps['interval'])})"
         chance = better.get(name)
         versus = "" if chance is None else f"{chance['value']:.2f} ({chance['interval'][0]:.2f}, {chance['interval'][1]:.2f})"
-        lines.append(
-            f"| `{name}` | {steps['reached']} of {result['seeds']} | {median} | {result['area']['mean']:.3f} ({low:.3f}, {high:.3f}) | {versus} |"
-        )
+        area = f"{result['area']['mean']:.3f} ({low:.3f}, {high:.3f})"
+        lines.append(f"| `{name}` | {steps['reached']} of {result['seeds']} | {median} | {area} | {versus} |")
     return "\n".join(lines)
 
 

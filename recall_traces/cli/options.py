@@ -17,7 +17,7 @@ from recall_traces.agents.self_imitation import SelfImitationConfig
 from recall_traces.recall import RecallConfig
 
 AGENTS = {"ppo": "proximal policy optimisation (Schulman et al. 2017)"}
-DEMO_ENV = "FourRooms-13"
+DEMO_ENV = "FourRooms-15"
 DEMO_ARMS = ("none", "sil", "bonus", "own-traces", "recall")
 LEAST = {"steps": 1, "seeds": 1, "seed": 0, "num_envs": 1, "eval_every": 1, "eval_episodes": 1}
 

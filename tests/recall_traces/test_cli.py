@@ -552,7 +552,7 @@ def test_compare_goes_on_with_more_arms_but_not_with_another_configuration(place
 
 def test_the_demo_compares_five_arms():
     demo = parse_run([], *COMPARE)
-    assert (demo.env_id, demo.seeds, demo.arms) == ("FourRooms-13", 8, ("none", "sil", "bonus", "own-traces", "recall"))
+    assert (demo.env_id, demo.seeds, demo.arms) == ("FourRooms-15", 8, ("none", "sil", "bonus", "own-traces", "recall"))
 
 
 # plot --------------------------------------------------------------------------------------------------------------------
