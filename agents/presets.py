@@ -44,7 +44,12 @@ PRESETS = {
             gae_lambda=0.8,
         ),
         recall=RecallConfig(
-            source="critic", candidates=1, trace_length=10, traces_per_update=32, imitation_updates=1, imitation_batch_size=256, model_updates=4
+            source="critic",
+            candidates=1,
+            trace_length=10,
+            imitation_updates=1,
+            imitation_batch_size=256,
+            model_updates=4,
         ),
     ),
 }

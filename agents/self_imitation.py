@@ -11,6 +11,7 @@ from torch import Tensor
 from recall_traces.agents.seams import Value
 from recall_traces.cells import Cells
 from recall_traces.data import Traces, Transitions
+from recall_traces.draws import draw_cumulative
 from recall_traces.memory import Memory
 from recall_traces.spaces import ActionSpace, ObservationSpace
 
@@ -44,8 +45,9 @@ class SelfImitationConfig:
 class SelfImitation:
     """Remembers steps of finished episodes and draws those with R > V, weighted by R - V.
 
-    Steps are drawn by a priority that was set when their episode ended or when they were last drawn, as in the paper; the
-    weight is always by the critic of now. The paper's value loss is left to the learner's own.
+    Steps are drawn by a priority that was set when their episode ended or when they were last drawn, as in the paper; here
+    all draws between two updates see the priorities of the first. The weight is always by the critic of now. The paper's value
+    loss is left to the learner's own.
 
     Args:
         observation_space: Of one environment.
@@ -75,6 +77,7 @@ class SelfImitation:
         self.memory = Memory(observation_space, action_space, cells, num_seeds, num_envs, c.memory_size, c.gamma, device)
         self.priorities = torch.zeros_like(self.memory.returns)
         self.generator = torch.Generator(device).manual_seed(seed)
+        self.cumulative = torch.zeros_like(self.priorities.flatten(1), dtype=torch.float64)
         self.fresh: list[tuple[Tensor, Tensor]] = []
 
     def observe(self, transitions: Transitions) -> None:
@@ -91,12 +94,13 @@ class SelfImitation:
             old = self.memory.gather(self.priorities, positions)
             self.set_priorities(positions, torch.where(just_closed, advantage**self.config.priority_exponent, old))
         self.fresh = []
+        self.cumulative = self.priorities.flatten(1).double().cumsum(1)
         return {"sil/share_above_value": (self.priorities > 0).float().mean((1, 2))}
 
     def sample(self, batch_size: int, value: Value | None = None) -> Traces:
         """Draw steps `(S, B, ...)` by priority; the weights are (R - V)+, and 0 where nothing beats the critic."""
         assert value is not None
-        positions, some = self.memory.sample_weighted(self.priorities, batch_size, self.generator)
+        positions, some = draw_cumulative(self.cumulative, batch_size, self.generator)
         weights = self.advantage(positions, value) * some[:, None]
         self.set_priorities(positions, torch.where(some[:, None], weights**self.config.priority_exponent, 0.0))
         steps = self.memory.at(positions)

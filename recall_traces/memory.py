@@ -195,14 +195,6 @@ class Memory:
         slots = torch.randint(len(self), shape, generator=generator, device=self.age.device)
         return columns * self.num_columns + slots
 
-    def sample_weighted(self, weights: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Positions drawn in proportion to weights `(S, N, C)`: `(S, count)`, and whether a seed had any weight, `(S,)`."""
-        cumulative = weights.flatten(1).double().cumsum(1)
-        total = cumulative[:, -1:]
-        draws = torch.rand(len(weights), count, generator=generator, device=weights.device, dtype=torch.float64) * total
-        positions = torch.searchsorted(cumulative, draws, right=True).clamp(max=cumulative.shape[1] - 1)
-        return positions, total[:, 0] > 0
-
     def way_into(self, positions: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Positions of the `length` steps that end with those at `positions` `(S, B)`, in forward time, `(S, B, L)`, and a mask.
 

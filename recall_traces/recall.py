@@ -15,6 +15,7 @@ from torch import Tensor
 
 from recall_traces.cells import Cells
 from recall_traces.data import Traces, Transitions
+from recall_traces.draws import draw
 from recall_traces.memory import Memory
 from recall_traces.model import BacktrackingConfig, BacktrackingModel, roll_back
 from recall_traces.spaces import check_action_space, check_observation_space
@@ -198,7 +199,7 @@ class RecallTraces:
         if not self.buffer:
             raise ValueError("there are no traces to sample from yet: call update first")
         valid = torch.cat([t.mask.flatten(1) for t in self.buffer], 1)
-        chosen, some = self.states.draw(valid.float(), batch_size)
+        chosen, some = draw(valid.float(), batch_size, self.generator)
         seeds = torch.arange(self.num_seeds, device=self.device)[:, None]
         obs, actions = (
             torch.cat([getattr(t, name).flatten(1, 2) for t in self.buffer], 1)[seeds, chosen] for name in ("obs", "actions")
@@ -220,9 +221,8 @@ class RecallTraces:
             top = torch.where(
                 better.any((1, 2), keepdim=True), better, self.memory.closed & (self.memory.episode_returns >= threshold)
             )
-            positions, active = self.memory.sample_weighted(
-                top.float(), max(4096, c.model_updates * c.model.batch_size), self.generator
-            )
+            count = max(4096, c.model_updates * c.model.batch_size)
+            positions, active = draw(top.flatten(1).float(), count, self.generator)
             self.model.reset()
             fitted = self.model.fit(self.memory.at(positions), c.model_updates, active.tolist())
         elif self.model.learns_once:
@@ -293,7 +293,7 @@ class RecallTraces:
         obs, actions, prob, mask = self.predecessors(states.flatten(0, 1))
         stays = obs == states.flatten(0, 1)[:, None]
         prob = torch.where(mask & ~(stays.flatten(2).all(-1) if stays.dim() > 2 else stays), prob, 0.0)
-        which, known = self.states.draw(prob, 1)
+        which, known = draw(prob, 1, self.generator)
         rows = torch.arange(len(which), device=self.device)
         shape = states.shape[:2]
         return (

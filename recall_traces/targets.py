@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recall_traces.cells import Cells
+from recall_traces.draws import draw
 from recall_traces.memory import Memory
 
 Value = Callable[[Tensor], Tensor]
@@ -144,7 +145,7 @@ class HighValueStates:
         newest = self.arrivals.amax(2)
         _, held = self.memory.find(newest)
         weights = torch.where(held, self.visits.clamp(min=1) ** -self.novelty_power, 0.0)
-        cells, some = self.draw(weights, count)
+        cells, some = draw(weights, count, self.generator)
         return newest.gather(1, cells), some[:, None].expand(-1, count)
 
     def best_return_arrivals(self, count: int) -> tuple[Tensor, Tensor]:
@@ -152,7 +153,7 @@ class HighValueStates:
         _, held = self.memory.find(self.best_arrivals)
         returns = torch.where(held, self.best_returns, -torch.inf)
         best, cells = returns.topk(min(self.top_states, returns.shape[1]), 1)
-        which, some = self.draw((best > 0).float(), count)
+        which, some = draw((best > 0).float(), count, self.generator)
         return self.best_arrivals.gather(1, cells.gather(1, which)), some[:, None].expand(-1, count)
 
     def from_critic(self, count: int, value: Value | None) -> Targets:
@@ -182,13 +183,6 @@ class HighValueStates:
         obs = self.memory.gather(self.memory.steps.next_obs, positions)
         cells = self.memory.gather(self.memory.next_cells, positions)
         return Targets(obs, cells, active & held, torch.full_like(active, novel))
-
-    def draw(self, weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Columns drawn in proportion to weights `(S, K)`: `(S, count)`, and whether a seed had any weight, `(S,)`."""
-        cumulative = weights.double().cumsum(1)
-        total = cumulative[:, -1:]
-        uniform = torch.rand(len(weights), count, generator=self.generator, device=weights.device, dtype=torch.float64)
-        return torch.searchsorted(cumulative, uniform * total, right=True).clamp(max=weights.shape[1] - 1), total[:, 0] > 0
 
     def is_start(self, cells: Tensor) -> Tensor:
         """Whether episodes tend to begin in these cells `(S, ...)`."""

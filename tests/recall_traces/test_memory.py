@@ -4,7 +4,6 @@ import torch
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from recall_traces import Transitions
 from recall_traces.cells import Cells
@@ -186,18 +185,6 @@ def test_uniform_draws_reach_every_held_step_equally_and_no_other() -> None:
     counts = torch.stack([row.bincount(minlength=30) for row in drawn]).view(2, 3, 10)
     assert (counts[..., 4:] == 0).all()
     assert ((counts[..., :4] - 1000).abs() < 200).all()  # 6 standard deviations
-
-
-def test_weighted_draws_follow_the_weights_and_say_who_has_none() -> None:
-    memory = make_memory(2, 2, 2 * 4)
-    weights = torch.zeros(2, 2, 4)
-    weights[0, 0, 1], weights[0, 1, 3] = 1.0, 3.0
-    positions, some = memory.sample_weighted(weights, 8000, torch.Generator().manual_seed(0))
-    assert some.tolist() == [True, False]
-    counts: Tensor = positions[0].bincount(minlength=8)
-    assert counts[[1, 7]].sum() == 8000
-    assert abs(int(counts[1]) - 2000) < 250
-    assert ((positions >= 0) & (positions < 8)).all()
 
 
 def test_a_saved_memory_goes_on_as_if_nothing_had_happened() -> None:
