@@ -46,7 +46,7 @@ def evaluate(act: Callable[[Tensor, bool], Tensor], env: VectorEnv, num_seeds: i
         sampled, greedy = obs.unflatten(0, (num_seeds, 2, -1)).unbind(1)
         actions = torch.stack([act(sampled, False), act(greedy, True)], 1).flatten(0, 2)
         step = env.step(actions)
-        returns += step.rewards * running
+        returns += torch.where(running, step.rewards, 0.0)  # a product would let NaN of a later episode through
         running = running & ~(step.terminated | step.truncated)
         obs = step.obs
     per_mode = returns.unflatten(0, (num_seeds, 2, -1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -39,12 +40,16 @@ class Categorical:
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
 
+    @cached_property
+    def log_probs(self) -> Tensor:
+        """Of every action, `(S, B, A)`."""
+        return torch.log_softmax(self.logits, -1)
+
     def log_prob(self, actions: Tensor) -> Tensor:
-        return torch.log_softmax(self.logits, -1).gather(-1, actions[..., None])[..., 0]
+        return self.log_probs.gather(-1, actions[..., None])[..., 0]
 
     def entropy(self) -> Tensor:
-        log_probs = torch.log_softmax(self.logits, -1)
-        return -(log_probs.exp() * log_probs).sum(-1)
+        return -(self.log_probs.exp() * self.log_probs).sum(-1)
 
     def sample(self, noise: Tensor) -> Tensor:
         return (self.logits + noise).argmax(-1)

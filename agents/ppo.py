@@ -27,7 +27,7 @@ from recall_traces.data import Transitions
 from recall_traces.envs.interface import VectorEnv
 from recall_traces.fleet import ACTIVATIONS, FleetAdam, FleetMLP, backward, clip_scale
 from recall_traces.normalization import NoNormalizer, RunningNormalizer
-from recall_traces.spaces import check_action_space, check_observation_space, tensor_dtype, tensor_shape
+from recall_traces.spaces import check_action_space, check_observation_space, factor_sizes, is_finite, tensor_dtype, tensor_shape
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,10 @@ class PPOConfig:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if self.target_kl is not None and not self.target_kl > 0:
+            raise ValueError(f"target_kl must be positive or None, not {self.target_kl}")
+        if any(units < 1 for units in self.net_arch):
+            raise ValueError(f"net_arch must hold positive numbers of units, not {self.net_arch}")
         for name in ("gamma", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
@@ -151,9 +155,9 @@ class PPO:
     # -- networks ---------------------------------------------------------------------------------------------------
 
     def value(self, obs: Tensor) -> Tensor:
-        """V(s) of raw observations `(S, B, *observation)`, `(S, B)`, without a gradient."""
+        """V(s) of raw observations `(S, B, *observation)`, `(S, B)`, in the unit of raw rewards, without a gradient."""
         with torch.no_grad():
-            return self.critic(self.obs_normalizer(obs))[..., 0]
+            return (self.critic(self.obs_normalizer(obs)) * self.reward_normalizer.scale)[..., 0]
 
     def log_prob(self, obs: Tensor, actions: Tensor) -> Tensor:
         """Give log π(a | s) of raw observations `(S, B, *observation)`, `(S, B)`, with a gradient."""
@@ -172,7 +176,7 @@ class PPO:
         for t in range(self.config.n_steps):
             actions = self.policy(self.obs_normalizer(obs.view(*shape, *obs.shape[1:]))).sample(noise[t])
             flat = actions.flatten(0, 1)
-            step = self.env.step(flat if self.action_bounds is None else flat.clamp(*self.action_bounds))
+            step = self.env.step(self.bounded(flat))
             steps.append((obs, flat, step.rewards, step.final_obs, step.terminated, step.truncated))
             obs = step.obs
         self.last_obs = obs
@@ -218,8 +222,9 @@ class PPO:
         distribution = self.policy(batch.obs)
         logratio = distribution.log_prob(batch.actions) - batch.log_probs
         ratio = logratio.exp()
-        advantages = batch.advantages - batch.advantages.mean(1, keepdim=True)
-        advantages = advantages / (batch.advantages.std(1, keepdim=True) + 1e-8)
+        advantages = batch.advantages
+        if advantages.shape[1] > 1:  # one alone has no deviation
+            advantages = (advantages - advantages.mean(1, keepdim=True)) / (advantages.std(1, keepdim=True) + 1e-8)
         surrogate = torch.min(advantages * ratio, advantages * ratio.clamp(1 - c.clip_range, 1 + c.clip_range))
         policy_loss = -surrogate.mean(1)
         value_loss = (self.critic(batch.obs)[..., 0] - batch.returns).square().mean(1)
@@ -338,7 +343,11 @@ class PPO:
         distribution = self.policy(self.obs_normalizer(obs))
         noise = None if greedy else self.policy.noise(tuple(obs.shape[:2]), generator or self.generator)
         actions = distribution.mode() if noise is None else distribution.sample(noise)
-        return actions if self.action_bounds is None else actions.clamp(*self.action_bounds)
+        return self.bounded(actions)
+
+    def bounded(self, actions: Tensor) -> Tensor:
+        """What leaves for the environment: within its bounds, and a number even where a broken environment gave NaN."""
+        return actions if self.action_bounds is None else actions.nan_to_num(0.0).clamp(*self.action_bounds)
 
     def predict(
         self, observation: Any, state: None = None, episode_start: Any = None, deterministic: bool = False
@@ -372,12 +381,14 @@ class PPO:
         """Write weights, optimisers and normalisers as safetensors, the configuration in its header; no code is stored."""
         states = {part: holder.state_dict() for part, holder in self.parts().items()}
         tensors = {f"{part}.{name}": value.contiguous() for part, state in states.items() for name, value in state.items()}
-        header = {
-            "config": json.dumps(dataclasses.asdict(self.config)),
-            "num_seeds": str(self.num_seeds),
-            "env_steps": str(self.env_steps),
-        }
-        save_file(tensors, str(path), metadata=header)
+        header = {name: getattr(self, name) for name in ("num_seeds", "env_steps", "failures")}
+        header |= {"config": dataclasses.asdict(self.config), "spaces": self.spaces()}
+        save_file(tensors, str(path), metadata={name: json.dumps(value) for name, value in header.items()})
+
+    def spaces(self) -> list[str]:
+        """Kind and sizes of the observations and actions."""
+        both = (self.env.observation_space, self.env.action_space)
+        return [f"{type(x).__name__} {factor_sizes(x) if is_finite(x) else list(tensor_shape(x))}" for x in both]
 
     @classmethod
     def load(cls, path: str | Path, env: VectorEnv, **kwargs: Any) -> PPO:
@@ -388,13 +399,15 @@ class PPO:
         """
         try:
             with safe_open(str(path), framework="pt", device=str(env.device)) as file:
-                header = file.metadata()
+                header = {name: json.loads(value) for name, value in file.metadata().items()}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            config = json.loads(header["config"])
+            config = PPOConfig(**header["config"] | {"net_arch": tuple(header["config"]["net_arch"])})
+            num_seeds, trained_on = header["num_seeds"], header["spaces"]
         except Exception as error:
             raise ValueError(f"{path} is not a saved PPO: {error}") from error
-        config["net_arch"] = tuple(config["net_arch"])
-        ppo = cls(env, PPOConfig(**config), num_seeds=int(header["num_seeds"]), **kwargs)
+        ppo = cls(env, config, num_seeds=num_seeds, **kwargs)
+        if ppo.spaces() != trained_on:
+            raise ValueError(f"{path} does not fit this environment: it was trained on {trained_on}, not {ppo.spaces()}")
         for part, holder in ppo.parts().items():
             state = {}
             for name, value in holder.state_dict().items():
@@ -405,7 +418,8 @@ class PPO:
                     )
                 state[name] = stored
             holder.load_state_dict(state)
-        ppo.env_steps = int(header["env_steps"])
+        ppo.env_steps, ppo.failures = header["env_steps"], {int(s): text for s, text in header["failures"].items()}
+        ppo.alive = [s not in ppo.failures for s in range(num_seeds)]
         return ppo
 
     def parts(self) -> dict[str, Any]:

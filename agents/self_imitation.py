@@ -38,8 +38,13 @@ class SelfImitationConfig:
     def __post_init__(self) -> None:
         if self.imitation_batch_size < 1 or self.memory_size < 1:
             raise ValueError("imitation_batch_size and memory_size must be at least 1")
-        if self.imitation_coefficient < 0 or self.imitation_updates < 0 or not 0 <= self.gamma <= 1:
-            raise ValueError("imitation_coefficient and imitation_updates must not be negative, and gamma lies in [0, 1]")
+        for name in ("imitation_coefficient", "imitation_updates", "priority_exponent"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        if not self.largest_advantage > 0:
+            raise ValueError(f"largest_advantage must be positive, not {self.largest_advantage}")
+        if not 0 <= self.gamma <= 1:
+            raise ValueError(f"gamma must lie in [0, 1], not {self.gamma}")
 
 
 class SelfImitation:
@@ -92,6 +97,8 @@ class SelfImitation:
         for positions, just_closed in self.fresh:
             advantage = self.advantage(positions, value)
             old = self.memory.gather(self.priorities, positions)
+            # A later rollout may have written over what an earlier one closed.
+            just_closed = just_closed & self.memory.gather(self.memory.closed, positions)
             self.set_priorities(positions, torch.where(just_closed, advantage**self.config.priority_exponent, old))
         self.fresh = []
         self.cumulative = self.priorities.flatten(1).double().cumsum(1)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from recall_traces.spaces import ObservationSpace, factor_sizes
 
@@ -97,8 +98,8 @@ class FleetMLP(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         x = self.first[0](inputs[0])
-        for layer, other in zip(self.first[1:], inputs[1:], strict=True):
-            x = x + layer(other)
+        for k in range(1, len(inputs)):
+            x = x + self.first[k](inputs[k])
         for layer in self.later:
             x = layer(self.activation(x))
         return x
@@ -120,17 +121,18 @@ class FleetAdam:
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], eps: float = 1e-8) -> None:
-        self.parameters = list(parameters)
+        self.parameters, self.eps = list(parameters), eps
         self.values = torch.cat([p.detach().flatten(1) for p in self.parameters], 1)
-        self.grads = torch.zeros_like(self.values)
+        self.grads, self.first, self.second = (torch.zeros_like(self.values) for _ in range(3))
+        self.steps = self.values.new_zeros(len(self.values))
         column = 0
         for p in self.parameters:
             columns = slice(column, column + p[0].numel())
             p.data = self.values[:, columns].view_as(p)
             column = columns.stop
-        self.rows = list(self.values.unbind(0))
-        self.adam = torch.optim.Adam(self.rows, eps=eps, fused=True)
+        self.rows = [list(x.unbind(0)) for x in (self.values, self.first, self.second, self.steps)]
 
+    @torch.no_grad()
     def step(self, learning_rate: float, active: Sequence[bool] | None = None, scale: Tensor | None = None) -> None:
         """Step the active seeds.
 
@@ -139,23 +141,37 @@ class FleetAdam:
             active: One per seed, on the host; all of them by default.
             scale: Factor on each seed's gradient, `(S,)`, as `clip_scale` gives it.
         """
-        grads = (self.grads if scale is None else self.grads * scale[:, None]).unbind(0)
-        for s, row in enumerate(self.rows):
-            row.grad = grads[s] if active is None or active[s] else None
-        self.adam.param_groups[0]["lr"] = learning_rate
-        self.adam.step()
+        grads = self.grads if scale is None else self.grads * scale[:, None]
+        chosen = [[row for s, row in enumerate(rows) if active is None or active[s]] for rows in (*self.rows, grads.unbind(0))]
+        values, first, second, steps, gradients = chosen
+        if not values:
+            return
+        # The functional form: what torch.optim.Adam adds around it costs more than the step of a small network.
+        adam(
+            values,
+            gradients,
+            first,
+            second,
+            [],
+            steps,
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=learning_rate,
+            weight_decay=0.0,
+            eps=self.eps,
+            maximize=False,
+        )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Moments `(S, P)` and step counts `(S,)`; the parameters belong to their modules."""
-        zero = torch.zeros_like(self.rows[0])
-        states = [self.adam.state.get(row, {}) for row in self.rows]
-        state = {name: torch.stack([s.get(name, zero) for s in states]) for name in ("exp_avg", "exp_avg_sq")}
-        return state | {"step": torch.stack([s.get("step", zero[0]) for s in states])}
+        """Moments `(S, P)` and step counts `(S,)`, the very tensors; the parameters belong to their modules."""
+        return {"first": self.first, "second": self.second, "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state_dict` gave."""
-        for s, row in enumerate(self.rows):
-            self.adam.state[row] = {name: value[s].clone() for name, value in state.items()}
+        """Copy what `state_dict` gave."""
+        for name, value in self.state_dict().items():
+            value.copy_(state[name])
 
 
 def backward(losses: Tensor, *optimizers: FleetAdam) -> None:

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 class NoNormalizer(nn.Module):
     """Leaves values as they are."""
 
+    scale = 1.0
+    """What values are divided by."""
+
     def update(self, values: Tensor) -> None:
         """Learn nothing from the values."""
 
@@ -49,7 +52,12 @@ class RunningNormalizer(nn.Module):
         self.var.copy_(squares / total)
         self.count.copy_(total)
 
+    @property
+    def scale(self) -> Tensor:
+        """What values are divided by, `(S, 1, D)`."""
+        return (self.var + 1e-8).sqrt()
+
     def forward(self, values: Tensor) -> Tensor:
         """Normalise `(S, B, D)`."""
         centered = values - self.mean if self.center else values
-        return (centered / (self.var + 1e-8).sqrt()).clamp(-self.clip, self.clip)
+        return (centered / self.scale).clamp(-self.clip, self.clip)

@@ -303,7 +303,7 @@ def state(ppo, seed):
 
 
 def steps_taken(ppo):
-    return ppo.policy_optimizer.state_dict()["step"].tolist()
+    return ppo.policy_optimizer.steps.tolist()
 
 
 def random_batch(ppo, rows, seed=0):
@@ -746,6 +746,15 @@ def test_steps_are_counted_per_seed_and_in_whole_rollouts():
     assert [steps for steps, _ in seen] == [0, 10, 20, 30]
     assert seen[0][1] == set()
     assert {"policy_loss", "value_loss", "entropy", "approx_kl", "seconds/collect"} <= seen[1][1]
+
+
+def test_episodes_go_on_from_one_rollout_to_the_next():
+    def climb(obs, actions, age):
+        return obs, obs + 1.0, age == 7, never(obs)
+
+    ppo = PPO(Probe(2, zeros, climb), PPOConfig(n_steps=5))
+    seen = torch.cat([ppo.collect().obs for _ in range(3)])
+    assert seen[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4, 5, 6, 0]
 
 
 def test_the_same_seed_gives_the_same_run_and_another_another():

@@ -87,6 +87,7 @@ def test_priorities_follow_the_critic_once_drawn():
     first, weights = drawn(imitation, learned)
     assert set(first) == {0, 1}  # state 2 was drawn, with weight 0
     assert weights == pytest.approx({0: 0.875, 1: 0.05})
+    imitation.update(learned)
     traces = imitation.sample(20_000, learned)
     assert set(traces.obs[0].tolist()) == {0, 1}  # and is not drawn any more
     share = (traces.obs[0] == 1).float().mean().item()
