@@ -56,7 +56,9 @@ def check_arm(arm: str) -> str:
     raise ValueError(f"unknown arm {arm!r}: nearest are {', '.join(nearest)}")
 
 
-def make_seams(arm: str, env: VectorEnv, num_seeds: int, seed: int, configs: ArmConfigs) -> tuple[Imitation, Bonus]:
+def make_seams(
+    arm: str, env: VectorEnv, num_seeds: int, seed: int, configs: ArmConfigs, gamma: float = 0.99
+) -> tuple[Imitation, Bonus]:
     """The objects of an arm.
 
     Args:
@@ -65,6 +67,7 @@ def make_seams(arm: str, env: VectorEnv, num_seeds: int, seed: int, configs: Arm
         num_seeds: `S`.
         seed: Seeds whatever is drawn.
         configs: Settings.
+        gamma: The learner's discount, by which returns are counted here too.
 
     Raises:
         ValueError: no such arm, or the environment has no true backtracking model and the arm needs one.
@@ -81,13 +84,21 @@ def make_seams(arm: str, env: VectorEnv, num_seeds: int, seed: int, configs: Arm
                 replace(configs.recall, **RECALL_CHANGES[part]),
                 num_seeds=num_seeds,
                 num_envs=num_envs,
+                gamma=gamma,
                 seed=seed,
                 device=env.device,
                 predecessors=getattr(env, "predecessors", None),
             )
         elif part == "sil":
             imitation = SelfImitation(
-                observation_space, action_space, configs.sil, num_seeds=num_seeds, num_envs=num_envs, seed=seed, device=env.device
+                observation_space,
+                action_space,
+                configs.sil,
+                num_seeds=num_seeds,
+                num_envs=num_envs,
+                gamma=gamma,
+                seed=seed,
+                device=env.device,
             )
         elif part == "bonus":
             bonus = make_bonus(observation_space, configs.bonus, num_seeds, seed, env.device)

@@ -12,6 +12,7 @@ from recall_traces.cells import Cells
 from recall_traces.data import Transitions
 from recall_traces.fleet import FleetAdam, FleetMLP, backward
 from recall_traces.normalization import RunningNormalizer
+from recall_traces.seeding import seeded_generator
 from recall_traces.spaces import ObservationSpace
 
 KINDS = ("auto", "visits", "rnd")
@@ -87,7 +88,7 @@ class DistillationBonus:
         self, observation_space: ObservationSpace, config: BonusConfig, num_seeds: int, seed: int, device: torch.device | str
     ) -> None:
         self.config = config
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded_generator(seed, "distillation")
         self.target, self.predictor = (
             FleetMLP(num_seeds, (observation_space,), config.hidden, config.features, "relu", 1.0, generator).to(device)
             for _ in range(2)

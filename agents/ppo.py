@@ -27,6 +27,7 @@ from recall_traces.data import Transitions
 from recall_traces.envs.interface import VectorEnv
 from recall_traces.fleet import ACTIVATIONS, FleetAdam, FleetMLP, backward, clip_scale
 from recall_traces.normalization import NoNormalizer, RunningNormalizer
+from recall_traces.seeding import seeded_generator
 from recall_traces.spaces import check_action_space, check_observation_space, factor_sizes, is_finite, tensor_dtype, tensor_shape
 
 
@@ -128,7 +129,7 @@ class PPO:
         self.bonus: Bonus = bonus or NoBonus()
         observation_space = check_observation_space(env.observation_space)
         action_space = check_action_space(env.action_space)
-        c, init = self.config, torch.Generator().manual_seed(seed)
+        c, init = self.config, seeded_generator(seed, "weights")
         self.policy = Policy(num_seeds, observation_space, action_space, c.net_arch, c.activation, init).to(self.device)
         self.critic = FleetMLP(num_seeds, (observation_space,), c.net_arch, 1, c.activation, 1.0, init).to(self.device)
         self.policy_optimizer = FleetAdam(self.policy.parameters(), eps=1e-5)
@@ -146,7 +147,7 @@ class PPO:
                 torch.as_tensor(action_space.low).to(self.device),
                 torch.as_tensor(action_space.high).to(self.device),
             )
-        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.generator = seeded_generator(seed, "actions and minibatches", self.device)
         self.alive = [True] * num_seeds
         self.failures: dict[int, str] = {}
         self.env_steps = 0

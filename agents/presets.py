@@ -34,15 +34,7 @@ PRESETS = {
     ),
     # A reward at every step: states of high value by the critic, and a little imitation of short traces.
     "CartPole-v1": Preset(
-        ppo=PPOConfig(
-            learning_rate=1e-3,
-            learning_rate_schedule="linear",
-            n_steps=128,
-            batch_size=256,
-            n_epochs=4,
-            gamma=0.98,
-            gae_lambda=0.8,
-        ),
+        ppo=PPOConfig(learning_rate=2e-3, learning_rate_schedule="linear", n_steps=128, batch_size=256, n_epochs=4),
         recall=RecallConfig(
             source="critic",
             candidates=1,

@@ -13,6 +13,7 @@ from recall_traces.cells import Cells
 from recall_traces.data import Traces, Transitions
 from recall_traces.draws import draw_cumulative
 from recall_traces.memory import Memory
+from recall_traces.seeding import seeded_generator
 from recall_traces.spaces import ActionSpace, ObservationSpace
 
 
@@ -32,8 +33,6 @@ class SelfImitationConfig:
     """R - V is clipped here."""
     memory_size: int = 200_000
     """Steps of one seed that are remembered."""
-    gamma: float = 0.99
-    """Discount of the return R."""
 
     def __post_init__(self) -> None:
         if self.imitation_batch_size < 1 or self.memory_size < 1:
@@ -43,8 +42,6 @@ class SelfImitationConfig:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         if not self.largest_advantage > 0:
             raise ValueError(f"largest_advantage must be positive, not {self.largest_advantage}")
-        if not 0 <= self.gamma <= 1:
-            raise ValueError(f"gamma must lie in [0, 1], not {self.gamma}")
 
 
 class SelfImitation:
@@ -60,6 +57,7 @@ class SelfImitation:
         config: See `SelfImitationConfig`.
         num_seeds: `S`.
         num_envs: `N`.
+        gamma: Discount of the return R; the learner's.
         seed: Seeds every draw.
         device: Where everything is kept.
     """
@@ -72,6 +70,7 @@ class SelfImitation:
         *,
         num_seeds: int = 1,
         num_envs: int,
+        gamma: float = 0.99,
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -79,9 +78,9 @@ class SelfImitation:
         self.imitation_updates, self.imitation_coefficient = c.imitation_updates, c.imitation_coefficient
         self.imitation_batch_size = c.imitation_batch_size
         cells = Cells(observation_space, num_seeds, 1, seed, device)
-        self.memory = Memory(observation_space, action_space, cells, num_seeds, num_envs, c.memory_size, c.gamma, device)
+        self.memory = Memory(observation_space, action_space, cells, num_seeds, num_envs, c.memory_size, gamma, device)
         self.priorities = torch.zeros_like(self.memory.returns)
-        self.generator = torch.Generator(device).manual_seed(seed)
+        self.generator = seeded_generator(seed, "self-imitation", device)
         self.cumulative = torch.zeros_like(self.priorities.flatten(1), dtype=torch.float64)
         self.fresh: list[tuple[Tensor, Tensor]] = []
 

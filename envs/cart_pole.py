@@ -14,6 +14,7 @@ from torch import Tensor
 
 from recall_traces.envs.interface import Step
 from recall_traces.envs.noise import in_blocks
+from recall_traces.seeding import seeded_generator
 
 GRAVITY = 9.8
 POLE_MASS = 0.1
@@ -61,7 +62,7 @@ class CartPole:
         high = np.array([2 * MAX_POSITION, np.inf, 2 * MAX_ANGLE, np.inf], np.float32)
         self.observation_space: gymnasium.Space[Any] = gymnasium.spaces.Box(-high, high, dtype=np.float32)
         self.action_space: gymnasium.Space[Any] = gymnasium.spaces.Discrete(2)
-        self._generator = torch.Generator(self.device).manual_seed(seed)
+        self._generator = seeded_generator(seed, "environment", self.device)
         self._first_states = in_blocks(self._draw_first_states, num_envs)
         # What the constants of the equations become when the constant factors are gathered.
         self._pushes = torch.tensor([-FORCE, FORCE], dtype=torch.float64, device=self.device) / TOTAL_MASS

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from recall_traces.envs.interface import Step
 from recall_traces.envs.noise import in_blocks
+from recall_traces.seeding import seeded_generator
 
 NUM_ACTIONS = 4
 """Up, down, left, right."""
@@ -99,7 +100,7 @@ class FourRooms:
             gymnasium.spaces.MultiDiscrete([cells, cells]) if self.options.random_goal else gymnasium.spaces.Discrete(cells)
         )
         self.action_space: gymnasium.Space[Any] = gymnasium.spaces.Discrete(NUM_ACTIONS)
-        self._generator = torch.Generator(self.device).manual_seed(seed)
+        self._generator = seeded_generator(seed, "environment", self.device)
         self._free = (~self.walls).nonzero()[:, 0]
         self._flat_next_cell = self.next_cell.flatten()
         self._fixed_start = torch.tensor(start, device=self.device)

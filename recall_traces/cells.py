@@ -6,6 +6,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from recall_traces.seeding import seeded_generator
 from recall_traces.spaces import ObservationSpace, num_states, state_index
 
 MAX_CELLS = 1 << 14
@@ -45,7 +46,7 @@ class Cells:
             self.unbounded = ~bounded.to(device)
             self.projection: Tensor | None = None
             if size > 3:
-                generator = torch.Generator().manual_seed(seed)
+                generator = seeded_generator(seed, "cells")
                 self.projection = (torch.randn(size, 3, generator=generator) / size**0.5).to(device)
 
     def calibrate(self, obs: Tensor) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from recall_traces.data import Traces, Transitions
 from recall_traces.network import NetworkModel
+from recall_traces.seeding import seeded_generator
 from recall_traces.spaces import check_action_space, check_observation_space, num_states
 from recall_traces.table import TableModel
 
@@ -68,7 +69,7 @@ class BacktrackingModel:
         config = config or BacktrackingConfig()
         self.num_seeds, self.device = num_seeds, torch.device(device)
         self.observation_space, self.action_space = check_observation_space(observation_space), check_action_space(action_space)
-        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.generator = seeded_generator(seed, "model", self.device)
         finite = isinstance(self.action_space, spaces.Discrete) and not isinstance(self.observation_space, spaces.Box)
         kind = config.kind
         if kind == "auto":

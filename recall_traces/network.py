@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from recall_traces.data import Transitions
 from recall_traces.fleet import FleetAdam, FleetMLP, backward, clip_scale
 from recall_traces.normalization import RunningNormalizer
+from recall_traces.seeding import seeded_generator
 from recall_traces.spaces import ActionSpace, ObservationSpace, factor_sizes
 
 INSIDE = 1 - 1e-4
@@ -54,7 +55,7 @@ class NetworkModel(nn.Module):
         super().__init__()
         self.space, self.action_space, self.num_seeds = observation_space, action_space, num_seeds
         self.learning_rate, self.batch_size, self.generator = learning_rate, batch_size, generator
-        init = torch.Generator().manual_seed(seed)
+        init = seeded_generator(seed, "model weights")
 
         def network(inputs: list[ObservationSpace], outputs: int) -> FleetMLP:
             return FleetMLP(num_seeds, inputs, hidden, outputs, "relu", 0.1, init)

@@ -18,6 +18,7 @@ from recall_traces.data import Traces, Transitions
 from recall_traces.draws import draw
 from recall_traces.memory import Memory
 from recall_traces.model import BacktrackingConfig, BacktrackingModel, roll_back
+from recall_traces.seeding import seeded_generator
 from recall_traces.spaces import check_action_space, check_observation_space
 from recall_traces.targets import ARRIVALS, SOURCES, HighValueStates, Targets, Value
 
@@ -65,8 +66,6 @@ class RecallConfig:
     """Cells along each dimension of a Box, to count visits in."""
     memory_size: int = 200_000
     """Steps of one seed that are remembered."""
-    gamma: float = 0.99
-    """Discount of the return by which states are ranked."""
     model_updates: int = 8
     """Gradient steps of a network model per update; a table needs none."""
     model: BacktrackingConfig = field(default_factory=BacktrackingConfig)
@@ -87,7 +86,7 @@ class RecallConfig:
         for name in ("imitation_coefficient", "imitation_updates", "model_updates", "novelty_power"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        for name in ("gamma", "novelty_floor", "top_fraction"):
+        for name in ("novelty_floor", "top_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
         choices = {"source": SOURCES, "traces_from": ("model", "record", "oracle"), "fit_on": ("all", "top")}
@@ -105,6 +104,7 @@ class RecallTraces:
         config: What to recall.
         num_seeds: `S`.
         num_envs: `N`, environments of one seed.
+        gamma: Discount of the return by which states are ranked; the learner's.
         seed: Seeds the model and every draw.
         device: Where everything is kept.
         given: States to recall from with the source `given`, `(G, *observation)`.
@@ -123,6 +123,7 @@ class RecallTraces:
         *,
         num_seeds: int = 1,
         num_envs: int,
+        gamma: float = 0.99,
         seed: int = 0,
         device: torch.device | str = "cpu",
         given: Tensor | None = None,
@@ -138,12 +139,12 @@ class RecallTraces:
             raise ValueError("the source 'given' needs states: pass given")
         self.imitation_updates, self.imitation_coefficient = c.imitation_updates, c.imitation_coefficient
         self.imitation_batch_size = c.imitation_batch_size
-        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.generator = seeded_generator(seed, "recall", self.device)
         self.predecessors = predecessors
         self.model = BacktrackingModel(self.observation_space, action_space, num_seeds, seed, self.device, c.model)
         self.cells = Cells(self.observation_space, num_seeds, c.cell_bins, seed, self.device)
         self.memory = Memory(
-            self.observation_space, action_space, self.cells, num_seeds, num_envs, c.memory_size, c.gamma, self.device
+            self.observation_space, action_space, self.cells, num_seeds, num_envs, c.memory_size, gamma, self.device
         )
         self.states = HighValueStates(
             c.source,

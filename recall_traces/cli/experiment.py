@@ -24,6 +24,7 @@ from recall_traces.cli.progress import Reporter, Status
 from recall_traces.curves import METRICS
 from recall_traces.envs.interface import VectorEnv
 from recall_traces.runs import ERROR, FAILED, FINISHED, INTERRUPTED, RunFolder
+from recall_traces.seeding import seeded_generator
 
 EVALUATION_SEED = 1_000_003
 """Added to the seed for the environments and the actions of the evaluation."""
@@ -60,7 +61,7 @@ def rehearse(options: RunOptions, env_id: str, arms: Sequence[str], device: str)
         env = envs.make(env_id, num_envs=1, device=device, seed=options.seed, **options.env_keywords)
         try:
             for arm in arms:
-                imitation, bonus = make_seams(arm, env, 1, options.seed, options.arm_configs)
+                imitation, bonus = make_seams(arm, env, 1, options.seed, options.arm_configs, options.agent.gamma)
                 PPO(env, options.agent, recall=imitation, bonus=bonus, seed=options.seed)
         finally:
             _close(env)
@@ -111,7 +112,7 @@ def run_arm(options: RunOptions, env_id: str, arm: str, device: str, folder: Run
             return env
 
         env = make(options.seeds * options.num_envs, options.seed)
-        imitation, bonus = make_seams(arm, env, options.seeds, options.seed, options.arm_configs)
+        imitation, bonus = make_seams(arm, env, options.seeds, options.seed, options.arm_configs, options.agent.gamma)
         ppo = PPO(env, options.agent, recall=imitation, bonus=bonus, num_seeds=options.seeds, seed=options.seed)
         evaluation_seed = options.seed + EVALUATION_SEED
         evaluation_env = make(options.seeds * 2 * options.eval_episodes, evaluation_seed)
@@ -127,7 +128,7 @@ class Recorder:
 
     def __init__(self, options: RunOptions, arm: str, folder: RunFolder, reporter: Reporter, env: VectorEnv, seed: int) -> None:
         self.options, self.arm, self.folder, self.reporter, self.env = options, arm, folder, reporter, env
-        self.generator = torch.Generator(env.device).manual_seed(seed)
+        self.generator = seeded_generator(seed, "evaluation", env.device)
         self.tensorboard = SummaryWriter(str(folder.tensorboard_path(arm)))
         self.next_steps = 0
         self.began = time.perf_counter()

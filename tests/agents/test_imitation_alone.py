@@ -38,4 +38,5 @@ def test_true_traces_into_the_goal_teach_the_way_without_any_reward() -> None:
         ppo.imitate(learning_rate=3e-3)
     after = evaluate(ppo.act, test_env, SEEDS).success
     assert float(before.mean()) < 0.7
-    assert float(after.min()) > 0.9
+    assert float(after.min()) > 0.8
+    assert float(after.mean()) > 0.95

@@ -24,8 +24,8 @@ def rollout(obs, rewards, terminated=(), truncated=()):
 
 
 def sil(num_seeds=1, num_envs=1, **changes):
-    config = SelfImitationConfig(**{"gamma": 0.5, "memory_size": 100, **changes})
-    return SelfImitation(OBS, ACTIONS, config, num_seeds=num_seeds, num_envs=num_envs)
+    config = SelfImitationConfig(**{"memory_size": 100, **changes})
+    return SelfImitation(OBS, ACTIONS, config, num_seeds=num_seeds, num_envs=num_envs, gamma=0.5)
 
 
 def worth(*values):
@@ -151,7 +151,7 @@ def test_environments_of_a_seed_are_put_together():
 
 @pytest.mark.parametrize(
     "change",
-    [{"imitation_batch_size": 0}, {"memory_size": 0}, {"imitation_coefficient": -1.0}, {"imitation_updates": -1}, {"gamma": 1.5}],
+    [{"imitation_batch_size": 0}, {"memory_size": 0}, {"imitation_coefficient": -1.0}, {"imitation_updates": -1}],
 )
 def test_numbers_out_of_range_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):

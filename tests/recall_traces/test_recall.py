@@ -364,7 +364,6 @@ def test_top_trajectories_alone_can_be_fitted() -> None:
         ("candidates", -1, "at least 1"),
         ("memory_size", 0, "at least 1"),
         ("imitation_coefficient", -0.5, "not be negative"),
-        ("gamma", 1.5, r"\[0, 1\]"),
         ("novelty_floor", -0.1, r"\[0, 1\]"),
     ],
 )
