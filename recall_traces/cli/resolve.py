@@ -68,8 +68,14 @@ def _with_environment(default: Run, env_id: str) -> Run:
     _look_here(env_id)
     options_class = envs.options_class(env_id)
     known = preset(env_id)
-    settings = {"agent": known.ppo, "recall": known.recall, "sil": known.sil, "bonus": known.bonus}
-    return dataclasses.replace(default, env=(options_class or Keywords)(), **settings)
+    return dataclasses.replace(
+        default,
+        env=(options_class or Keywords)(),
+        agent=known.ppo,
+        recall=known.recall,
+        sil=known.sil,
+        bonus=known.bonus,
+    )
 
 
 def _known(env_id: str) -> bool:
