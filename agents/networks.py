@@ -108,5 +108,5 @@ class Policy(nn.Module):
         noise = torch.empty(*shape, self.outputs, device=generator.device)
         if not self.discrete:
             return noise.normal_(generator=generator)
-        # An exponential variate is never 0 in float32's sense that log would overflow, so Gumbel noise is finite.
+        # Gumbel noise is -log of an exponential variate; the arg max of logits plus it is a draw from their softmax.
         return noise.exponential_(generator=generator).log_().neg_()

@@ -69,10 +69,15 @@ class PPOConfig:
     """Divide rewards by the running standard deviation of the discounted return."""
 
     def __post_init__(self) -> None:
-        positive = ("learning_rate", "n_steps", "batch_size", "n_epochs", "clip_range", "max_grad_norm")
-        for name in positive:
+        for name in ("learning_rate", "n_steps", "batch_size", "n_epochs", "clip_range", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("n_steps", "batch_size", "n_epochs"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"{name} must be a whole number, not {getattr(self, name)}")
+        for name in ("ent_coef", "vf_coef"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         if self.target_kl is not None and not self.target_kl > 0:
             raise ValueError(f"target_kl must be positive or None, not {self.target_kl}")
         if any(units < 1 for units in self.net_arch):
@@ -121,6 +126,8 @@ class PPO:
         num_seeds: int = 1,
         seed: int = 0,
     ) -> None:
+        if not hasattr(env, "num_envs") or not hasattr(env, "device"):
+            raise ValueError(f"{env!r} is not a batched environment: make one with recall_traces.envs.make")
         if num_seeds < 1 or env.num_envs % num_seeds:
             raise ValueError(f"{env.num_envs} environments cannot be shared equally by {num_seeds} seeds")
         self.env, self.config, self.num_seeds, self.device = env, config or PPOConfig(), num_seeds, env.device
@@ -134,10 +141,10 @@ class PPO:
         self.critic = FleetMLP(num_seeds, (observation_space,), c.net_arch, 1, c.activation, 1.0, init).to(self.device)
         self.policy_optimizer = FleetAdam(self.policy.parameters(), eps=1e-5)
         self.critic_optimizer = FleetAdam(self.critic.parameters(), eps=1e-5)
-        self.obs_normalizer: RunningNormalizer | NoNormalizer = NoNormalizer()
+        self.obs_normalizer: RunningNormalizer | NoNormalizer = NoNormalizer().to(self.device)
         if c.normalize_observations and isinstance(observation_space, spaces.Box):
             self.obs_normalizer = RunningNormalizer(num_seeds, observation_space.shape[0]).to(self.device)
-        self.reward_normalizer: RunningNormalizer | NoNormalizer = NoNormalizer()
+        self.reward_normalizer: RunningNormalizer | NoNormalizer = NoNormalizer().to(self.device)
         if c.normalize_rewards:
             self.reward_normalizer = RunningNormalizer(num_seeds, 1, center=False).to(self.device)
         self.discounted_return = torch.zeros(num_seeds, self.num_envs, device=self.device)
@@ -186,14 +193,14 @@ class PPO:
     # -- estimate ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def estimate(self, transitions: Transitions) -> Minibatch:
-        """Turn a rollout into one batch `(S, T * N, ...)` with advantages and returns."""
+    def estimate(self, transitions: Transitions, bonus: Tensor | float = 0.0) -> Minibatch:
+        """Turn a rollout and its intrinsic rewards `(T, S, N)` into one batch `(S, T * N, ...)` with advantages and returns."""
         batch = transitions.map(lambda x: x.transpose(0, 1).flatten(1, 2))  # (S, T * N, ...)
         rollout = (self.num_seeds, self.config.n_steps, self.num_envs)
         obs = self.obs_normalizer(batch.obs)
         values = self.critic(obs).view(rollout).transpose(0, 1)
         next_values = self.critic(self.obs_normalizer(batch.next_obs)).view(rollout).transpose(0, 1)
-        rewards = self.normalize_rewards(transitions) + self.bonus.rewards(transitions)
+        rewards = self.normalize_rewards(transitions) + bonus
         advantages = generalized_advantages(
             rewards, values, next_values, transitions.terminated, transitions.truncated, self.config.gamma, self.config.gae_lambda
         )
@@ -286,6 +293,8 @@ class PPO:
             callback: Called before training with no metrics and after each rollout with what there is to log: tensors
                 `(S,)` and, in seconds, floats under `seconds/`.
         """
+        if total_steps < 1:
+            raise ValueError(f"total_steps must be at least 1, not {total_steps}")
         c, rollout_steps = self.config, self.config.n_steps * self.num_envs
         first = self.env_steps
         if callback is not None and first == 0:
@@ -298,10 +307,13 @@ class PPO:
             self.env_steps += rollout_steps
             transitions = self.freeze_broken(transitions)
             clock.append(time.perf_counter())
-            metrics: dict[str, Any] = self.update(self.estimate(transitions), learning_rate)
+            bonus = self.bonus.rewards(transitions)
+            metrics: dict[str, Any] = self.update(self.estimate(transitions, bonus), learning_rate)
             self.obs_normalizer.update(transitions.obs.transpose(0, 1).flatten(1, 2))
             clock.append(time.perf_counter())
-            self.recall.observe(transitions)
+            # What was played, not what was drawn; and the bonus in the unit of raw rewards, as `value` is.
+            played = dataclasses.replace(transitions, actions=self.bounded(transitions.actions))
+            self.recall.observe(played, bonus * self.reward_normalizer.scale[..., 0])
             metrics |= self.recall.update(self.value)
             metrics |= self.imitate(learning_rate)
             clock.append(time.perf_counter())
@@ -404,6 +416,8 @@ class PPO:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             config = PPOConfig(**header["config"] | {"net_arch": tuple(header["config"]["net_arch"])})
             num_seeds, trained_on = header["num_seeds"], header["spaces"]
+        except FileNotFoundError:
+            raise
         except Exception as error:
             raise ValueError(f"{path} is not a saved PPO: {error}") from error
         ppo = cls(env, config, num_seeds=num_seeds, **kwargs)

@@ -27,8 +27,8 @@ class Imitation(Protocol):
     imitation_coefficient: float
     """Weight of the imitation loss."""
 
-    def observe(self, transitions: Transitions) -> None:
-        """Take in a rollout `(T, S, N, ...)`, in time order."""
+    def observe(self, transitions: Transitions, bonus: Tensor | None = None) -> None:
+        """Take in a rollout `(T, S, N, ...)`, in time order, and the intrinsic rewards that the learner added, `(T, S, N)`."""
         ...
 
     def update(self, value: Value | None = None) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class NoImitation:
     imitation_batch_size = 0
     imitation_coefficient = 0.0
 
-    def observe(self, transitions: Transitions) -> None:
+    def observe(self, transitions: Transitions, bonus: Tensor | None = None) -> None:
         """Remember nothing."""
 
     def update(self, value: Value | None = None) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -84,8 +84,10 @@ class SelfImitation:
         self.cumulative = torch.zeros_like(self.priorities.flatten(1), dtype=torch.float64)
         self.fresh: list[tuple[Tensor, Tensor]] = []
 
-    def observe(self, transitions: Transitions) -> None:
-        """Remember a rollout `(T, S, N, ...)`."""
+    def observe(self, transitions: Transitions, bonus: Tensor | None = None) -> None:
+        """Remember a rollout `(T, S, N, ...)`; R counts the bonus `(T, S, N)` too, as the critic does."""
+        if bonus is not None:
+            transitions = replace(transitions, rewards=transitions.rewards + bonus)
         written, positions, just_closed = self.memory.observe(transitions)
         self.set_priorities(written, torch.zeros_like(written, dtype=torch.float32))
         self.fresh.append((positions, just_closed))
@@ -101,7 +103,8 @@ class SelfImitation:
             self.set_priorities(positions, torch.where(just_closed, advantage**self.config.priority_exponent, old))
         self.fresh = []
         self.cumulative = self.priorities.flatten(1).double().cumsum(1)
-        return {"sil/share_above_value": (self.priorities > 0).float().mean((1, 2))}
+        held = len(self.memory) * self.priorities.shape[1]
+        return {"sil/share_above_value": (self.priorities > 0).sum((1, 2)) / held}
 
     def sample(self, batch_size: int, value: Value | None = None) -> Traces:
         """Draw steps `(S, B, ...)` by priority; the weights are (R - V)+, and 0 where nothing beats the critic."""

@@ -87,8 +87,9 @@ class NetworkModel(nn.Module):
         if self.optimizer is None:  # made late, so that the parameters already lie on their device
             self.optimizer = FleetAdam(self.parameters())
         if isinstance(self.space, spaces.Box):
-            self.obs_statistics.update(transitions.next_obs)
-            self.change_statistics.update(transitions.obs - transitions.next_obs)
+            learns = None if active is None else torch.tensor(active, device=transitions.rewards.device)
+            self.obs_statistics.update(transitions.next_obs, learns)
+            self.change_statistics.update(transitions.obs - transitions.next_obs, learns)
         rows = transitions.rewards.shape[1]
         seeds = torch.arange(self.num_seeds, device=transitions.rewards.device)[:, None]
         losses = []
@@ -96,9 +97,8 @@ class NetworkModel(nn.Module):
             chosen = torch.randint(
                 rows, (self.num_seeds, min(self.batch_size, rows)), generator=self.generator, device=seeds.device
             )
-            loss = -self.log_prob(*(x[seeds, chosen] for x in (transitions.obs, transitions.actions, transitions.next_obs))).mean(
-                1
-            )
+            batch = (x[seeds, chosen] for x in (transitions.obs, transitions.actions, transitions.next_obs))
+            loss = -self.log_prob(*batch).mean(1)
             backward(loss, self.optimizer)
             # Down to 0 within each call, so that a long fit ends at a minimum and not in its noise.
             self.optimizer.step(self.learning_rate * (1 - update / updates), active, clip_scale(10.0, self.optimizer))
@@ -138,7 +138,7 @@ class NetworkModel(nn.Module):
         else:
             log_prob = categorical_log_prob(outputs, actions)
         if isinstance(self.space, spaces.Box):
-            scale = (self.change_statistics.var + 1e-8).sqrt()
+            scale = self.change_statistics.scale
             mean, log_std = gaussian(self.dynamics[0](state, action))
             return log_prob + normal_log_prob((obs - next_obs) / scale, mean, log_std) - scale.log().sum(-1)
         factors = obs.view(*actions.shape[:2], -1)
@@ -164,7 +164,7 @@ class NetworkModel(nn.Module):
             action = actions = self.draw(outputs)
         if isinstance(self.space, spaces.Box):
             mean, log_std = gaussian(self.dynamics[0](state, action))
-            scale = (self.change_statistics.var + 1e-8).sqrt()
+            scale = self.change_statistics.scale
             obs = next_obs + scale * (mean + log_std.exp() * self.normal(mean))
         else:
             factors: list[Tensor] = []

@@ -9,10 +9,13 @@ from torch import Tensor, nn
 class NoNormalizer(nn.Module):
     """Leaves values as they are."""
 
-    scale = 1.0
-    """What values are divided by."""
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(1, 1, 1), persistent=False)
+        self.scale: Tensor
+        """What values are divided by, `(1, 1, 1)`."""
 
-    def update(self, values: Tensor) -> None:
+    def update(self, values: Tensor, active: Tensor | None = None) -> None:
         """Learn nothing from the values."""
 
     def forward(self, values: Tensor) -> Tensor:
@@ -39,11 +42,11 @@ class RunningNormalizer(nn.Module):
         self.var: Tensor
         self.count: Tensor
 
-    def update(self, values: Tensor) -> None:
-        """Take in values `(S, B, D)`."""
-        batch = values.shape[1]
-        if batch == 0:
+    def update(self, values: Tensor, active: Tensor | None = None) -> None:
+        """Take in values `(S, B, D)` of the active seeds, bool `(S,)`; of all by default."""
+        if values.shape[1] == 0:
             return
+        batch = values.shape[1] if active is None else values.shape[1] * active[:, None, None]
         mean, var = values.mean(1, keepdim=True), values.var(1, keepdim=True, unbiased=False)
         total = self.count + batch
         delta = mean - self.mean

@@ -161,8 +161,19 @@ class RecallTraces:
         self.unfitted: list[Transitions] = []
         self.buffer: list[Traces] = []
 
-    def observe(self, transitions: Transitions) -> None:
-        """Remember a rollout `(T, S, N, ...)`, in time order; column (s, n) goes on across calls."""
+    def observe(self, transitions: Transitions, bonus: Tensor | None = None) -> None:
+        """Remember a rollout `(T, S, N, ...)`, in time order; column (s, n) goes on across calls.
+
+        Args:
+            transitions: What happened.
+            bonus: Not used: what is worth recalling is what the task itself pays.
+
+        Raises:
+            ValueError: the rollout has other numbers of seeds or environments.
+        """
+        expected, found = tuple(self.memory.open_age.shape), tuple(transitions.rewards.shape[1:])
+        if found != expected:
+            raise ValueError(f"observe needs (T, S, N) with (S, N) = {expected}, as RecallTraces was made for, not {found}")
         batch = transitions.map(lambda x: x.transpose(0, 1).flatten(1, 2))
         self.cells.calibrate(batch.next_obs)
         self.states.observe(*self.memory.observe(transitions))
@@ -260,9 +271,11 @@ class RecallTraces:
         if c.traces_from == "oracle":
             return roll_back(self.sample_truth, states, length, self.observation_space)
         seeds = torch.arange(self.num_seeds, device=self.device)[:, None]
-        arrivals = self.states.arrivals[seeds, targets.cells]  # (S, B, ARRIVALS)
-        arrivals = arrivals.sort(2, descending=True).values  # the latest first
-        picks = torch.arange(c.candidates, device=self.device) % ARRIVALS
+        # The very step that made the state a target, then the latest other arrivals in its cell.
+        arrivals = self.states.arrivals[seeds, targets.cells].sort(2, descending=True).values  # (S, B, ARRIVALS)
+        own = torch.where(targets.stamps >= 0, targets.stamps, arrivals[..., 0])
+        arrivals = torch.cat([own[..., None], arrivals], 2)
+        picks = torch.arange(c.candidates, device=self.device) % (ARRIVALS + 1)
         positions, held = self.memory.find(arrivals[:, :, picks].flatten(1))
         way, mask = self.memory.way_into(positions, length)
         flat = way.flatten(1)

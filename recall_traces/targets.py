@@ -16,6 +16,8 @@ Value = Callable[[Tensor], Tensor]
 SOURCES = ("auto", "return", "critic", "novelty", "given")
 ARRIVALS = 8
 """Latest arrivals remembered per cell."""
+SCORED = 1024
+"""Remembered states per seed that the critic is asked about at each update."""
 START_SHARE = 0.05
 """A cell is a start if at least this share of episodes began in it; with starts spread wide, none is."""
 
@@ -28,6 +30,8 @@ class Targets:
     """`(S, B, *observation)`."""
     cells: Tensor
     """Their cells, `(S, B)`."""
+    stamps: Tensor
+    """The recorded steps that arrived in them, `(S, B)`; -1 where none did."""
     active: Tensor
     """Which are real, bool `(S, B)`: a seed may have none."""
     novel: Tensor
@@ -136,6 +140,7 @@ class HighValueStates:
         return Targets(
             torch.where(wide, novel.obs, high.obs),
             torch.where(use_novel, novel.cells, high.cells),
+            torch.where(use_novel, novel.stamps, high.stamps),
             novel.active | high.active,
             use_novel,
         )
@@ -157,16 +162,25 @@ class HighValueStates:
         return self.best_arrivals.gather(1, cells.gather(1, which)), some[:, None].expand(-1, count)
 
     def from_critic(self, count: int, value: Value | None) -> Targets:
-        """Remembered states that the critic values most, scored anew."""
+        """Those of some remembered states that the critic values most, scored anew, one per cell.
+
+        States that ended an episode are left out: the critic has learnt nothing about what follows them.
+        """
         if value is None:
             raise ValueError("the source 'critic' needs a value function: pass value to update")
-        positions = self.memory.sample(max(1024, 4 * self.top_states), self.generator)
-        obs = self.memory.gather(self.memory.steps.next_obs, positions)
-        scores = value(obs).masked_fill(self.memory.gather(self.memory.steps.terminated, positions), -torch.inf)
-        positions = positions.gather(1, scores.topk(self.top_states, 1).indices)
-        which = torch.randint(self.top_states, (len(positions), count), generator=self.generator, device=positions.device)
-        stamps = self.memory.stamps(positions.gather(1, which))
-        return self.from_arrivals(stamps, torch.ones_like(stamps, dtype=torch.bool), novel=False)
+        positions = self.memory.sample(max(SCORED, 4 * self.top_states), self.generator)
+        scores = value(self.memory.gather(self.memory.steps.next_obs, positions))
+        scores = scores.masked_fill(self.memory.gather(self.memory.steps.terminated, positions), -torch.inf)
+        cells = self.memory.gather(self.memory.next_cells, positions)
+        best = torch.full_like(self.best_returns, -torch.inf).scatter_reduce(1, cells, scores, "amax").gather(1, cells)
+        number = torch.arange(positions.shape[1], device=positions.device).expand_as(positions)
+        kept = torch.full_like(self.best_arrivals, -1)
+        kept = kept.scatter_reduce(1, cells, torch.where(scores == best, number, -1), "amax").gather(1, cells)
+        scores = torch.where(number == kept, scores, -torch.inf)  # of equals in a cell one
+        scores, order = scores.topk(self.top_states, 1)
+        which, some = draw(scores.isfinite().float(), count, self.generator)
+        chosen = self.memory.stamps(positions.gather(1, order.gather(1, which)))
+        return self.from_arrivals(chosen, some[:, None].expand(-1, count), novel=False)
 
     def from_given(self, count: int) -> Targets:
         """States the user knows to be good."""
@@ -175,14 +189,14 @@ class HighValueStates:
         shape = (len(self.visits), count)
         obs = self.given[torch.randint(len(self.given), shape, generator=self.generator, device=self.given.device)]
         active = torch.ones(shape, dtype=torch.bool, device=obs.device)
-        return Targets(obs, self.cells(obs), active, ~active)
+        return Targets(obs, self.cells(obs), torch.full(shape, -1, device=obs.device), active, ~active)
 
     def from_arrivals(self, stamps: Tensor, active: Tensor, novel: bool) -> Targets:
         """The states that stamped steps arrived in."""
         positions, held = self.memory.find(stamps)
         obs = self.memory.gather(self.memory.steps.next_obs, positions)
         cells = self.memory.gather(self.memory.next_cells, positions)
-        return Targets(obs, cells, active & held, torch.full_like(active, novel))
+        return Targets(obs, cells, stamps, active & held, torch.full_like(active, novel))
 
     def is_start(self, cells: Tensor) -> Tensor:
         """Whether episodes tend to begin in these cells `(S, ...)`."""

@@ -57,6 +57,11 @@ def rehearse(options: RunOptions, env_id: str, arms: Sequence[str], device: str)
     Raises:
         UsageError: says what cannot be built.
     """
+    rollout = options.agent.n_steps * options.num_envs
+    for group, needed in (("recall", "recall own"), ("sil", "sil")):
+        smallest = getattr(options, group).memory_size
+        if smallest < rollout and any(part in arm for part in needed.split() for arm in arms):
+            raise UsageError(f"--{group}.memory-size must be at least a rollout, {rollout} steps of a seed, not {smallest}")
     try:
         env = envs.make(env_id, num_envs=1, device=device, seed=options.seed, **options.env_keywords)
         try:
@@ -88,7 +93,7 @@ def run_arms(options: RunOptions, env_id: str, arms: Sequence[str], device: str,
                 folder.end_arm(arm, FINISHED, seconds=round(time.perf_counter() - began, 3), failures=failures)
                 if failures:
                     everyone = len(failures) == options.seeds
-                    lost = "; ".join(failures.values())
+                    lost = "; ".join(text for _, text in sorted(failures.items()))
                     outcome = Outcome(1 if everyone else outcome.exit_code, f"{outcome.message}{arm} on {env_id}: {lost}. ")
         except KeyboardInterrupt:
             with contextlib.suppress(OSError):
@@ -124,7 +129,7 @@ def run_arm(options: RunOptions, env_id: str, arm: str, device: str, folder: Run
 
 
 class Recorder:
-    """The callback of `learn`: evaluates at the first end of a rollout at or past each multiple of `eval_every`."""
+    """The callback of `learn`: evaluates at the first rollout's end at or past each multiple of `eval_every`, and at the last."""
 
     def __init__(self, options: RunOptions, arm: str, folder: RunFolder, reporter: Reporter, env: VectorEnv, seed: int) -> None:
         self.options, self.arm, self.folder, self.reporter, self.env = options, arm, folder, reporter, env
@@ -139,7 +144,7 @@ class Recorder:
         """Take note of a rollout."""
         for part in PARTS:
             self.seconds[part] += metrics.get(f"seconds/{part}", 0.0)
-        if ppo.env_steps >= self.next_steps:
+        if ppo.env_steps >= min(self.next_steps, self.options.steps):
             self.next_steps = (ppo.env_steps // self.options.eval_every + 1) * self.options.eval_every
             self.measure(ppo, metrics)
         rate = self.steps_per_second(ppo)

@@ -6,7 +6,7 @@ import torch
 from recall_traces.agents.arms import ARMS, ArmConfigs, check_arm, make_seams
 from recall_traces.agents.bonus import BonusConfig, DistillationBonus, VisitBonus
 from recall_traces.agents.ppo import PPO, PPOConfig
-from recall_traces.agents.presets import PRESETS, Preset, preset
+from recall_traces.agents.presets import ELSEWHERE, PRESETS, preset
 from recall_traces.agents.seams import NoBonus, NoImitation
 from recall_traces.agents.self_imitation import SelfImitation, SelfImitationConfig
 from recall_traces.envs import make
@@ -97,7 +97,7 @@ def test_the_same_seed_trains_the_same():
     [
         ("FourRooms-19", PRESETS["FourRooms-"]),
         ("CartPole-v1", PRESETS["CartPole-v1"]),
-        ("Pendulum-v1", Preset()),
+        ("Pendulum-v1", ELSEWHERE),
     ],
 )
 def test_presets_are_found_by_name(env_id, expected):

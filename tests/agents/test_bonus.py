@@ -133,6 +133,6 @@ def test_the_learner_adds_the_bonus_to_what_it_learns_from_and_to_nothing_else()
     config = PPOConfig(n_steps=3, gamma=0.0, gae_lambda=0.0)
     transitions = arrive(torch.zeros(3, 2, 2, dtype=torch.int64), rewards=torch.full((3, 2, 2), 100.0))
     ppo = PPO(Nothing(), config, bonus=Fixed(), num_seeds=2)
-    returns = ppo.estimate(transitions).returns.unflatten(1, (3, 2)).transpose(0, 1)
+    returns = ppo.estimate(transitions, ppo.bonus.rewards(transitions)).returns.unflatten(1, (3, 2)).transpose(0, 1)
     torch.testing.assert_close(returns, 100 + Fixed().rewards(transitions))
     assert bool((transitions.rewards == 100).all())  # what recall observes afterwards

@@ -54,7 +54,7 @@ def test_steps_that_beat_the_critic_are_drawn_by_how_much_they_do():
     shares = {2: 0.05**0.6, 3: 0.3**0.6, 4: 0.8**0.6}
     total = sum(shares.values())
     assert {s: n / 20_000 for s, n in counts.items()} == pytest.approx({s: x / total for s, x in shares.items()}, abs=0.015)
-    assert metrics["sil/share_above_value"].tolist() == pytest.approx([3 / 100])
+    assert metrics["sil/share_above_value"].tolist() == pytest.approx([3 / 5])
 
 
 def test_how_much_a_step_beats_the_critic_is_clipped():
@@ -197,3 +197,10 @@ def test_it_opens_a_lock_that_chance_seldom_opens():
             chances[arm] = ppo.log_prob(places, places % 2).sum(1).exp()  # of opening it in one episode
     assert chances["sil"].median() > 0.5
     assert (chances["sil"][:, None] > chances["none"]).float().mean() > 0.9
+
+
+def test_returns_count_the_bonus_that_the_critic_has_learnt():
+    imitation = sil()
+    steps = rollout([[0, 1, 2]], [[0.0, 0.0, 1.0]], terminated=[(0, 2)])
+    imitation.observe(steps, torch.tensor([0.0, 0.4, 0.2])[:, None, None])
+    assert imitation.memory.returns[0, 0, :3].tolist() == pytest.approx([0.5, 1.0, 1.2])  # a discount of 0.5
