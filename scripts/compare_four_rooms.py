@@ -17,7 +17,7 @@ import torch
 from recall_traces.cli import main
 
 FOLDER = pathlib.Path("runs/four_rooms")
-ARMS = ["none", "sil", "bonus", "sil+bonus", "own-traces", "recall", "recall-return", "recall+bonus", "recall-oracle"]
+ARMS = ["none", "recall", "own-traces", "sil+bonus", "bonus", "sil", "recall-return", "recall+bonus", "recall-oracle"]
 TASKS: dict[str, list[str]] = {
     "19": ["FourRooms-19", "--steps", "150000"],
     "19-slip": ["FourRooms-19", "--steps", "150000", "--env.slip", "0.2"],

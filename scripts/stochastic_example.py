@@ -42,13 +42,13 @@ class Bandit:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     print("coefficient   share of 'safe'   range over 16 seeds")
-    for coefficient in (0.0, 0.03, 0.1, 0.3, 1.0, 3.0):
+    for coefficient in (0.0, 0.1, 0.3, 1.0, 3.0):
         env = Bandit()
         config = RecallConfig(
             source="return", imitation_coefficient=coefficient, imitation_updates=4 if coefficient else 0, trace_length=1
         )
         recall = RecallTraces(env.observation_space, env.action_space, config, num_seeds=SEEDS, num_envs=ENVS)
         ppo = PPO(env, PPOConfig(learning_rate=2e-3, n_steps=64, batch_size=256, n_epochs=4), recall=recall, num_seeds=SEEDS)
-        ppo.learn(40_000)
+        ppo.learn(20_000)
         safe = ppo.log_prob(torch.zeros(SEEDS, 1, dtype=torch.int64), torch.zeros(SEEDS, 1, dtype=torch.int64)).exp()
         print(f"{coefficient:11.2f} {safe.mean():17.2f}   {safe.min():.2f} to {safe.max():.2f}", flush=True)
