@@ -19,7 +19,7 @@ from recall_traces.cli import main
 FOLDER = pathlib.Path("runs/tune")
 IMITATION = [
     ["--recall.imitation-updates", str(u), "--recall.trace-length", str(length)]
-    for u, length in itertools.product((2, 4, 8), (60, 100))
+    for u, length in itertools.product((4, 8, 16), (60, 100))
 ]
 SETTINGS: dict[str, list[list[str]]] = {
     "none": [
@@ -28,12 +28,12 @@ SETTINGS: dict[str, list[list[str]]] = {
     ],
     "sil": [
         ["--sil.imitation-updates", str(u), "--sil.imitation-coefficient", str(c)]
-        for u, c in itertools.product((4, 8), (0.3, 1.0, 3.0))
+        for u, c in itertools.product((4, 8, 16), (1.0, 3.0))
     ],
-    "bonus": [["--bonus.coefficient", str(c)] for c in (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)],
+    "bonus": [["--bonus.coefficient", str(c)] for c in (0.003, 0.01, 0.02, 0.03, 0.05, 0.1)],
     "sil+bonus": [
         ["--sil.imitation-updates", str(u), "--bonus.coefficient", str(c)]
-        for u, c in itertools.product((4, 8), (0.01, 0.03, 0.1))
+        for u, c in itertools.product((4, 8, 16), (0.01, 0.03))
     ],
     "own-traces": IMITATION,
     "recall": IMITATION,
@@ -41,7 +41,7 @@ SETTINGS: dict[str, list[list[str]]] = {
     "recall-oracle": IMITATION,
     "recall+bonus": [
         ["--recall.imitation-updates", str(u), "--bonus.coefficient", str(c)]
-        for u, c in itertools.product((2, 4, 8), (0.003, 0.03))
+        for u, c in itertools.product((4, 8, 16), (0.01, 0.03))
     ],
 }
 
