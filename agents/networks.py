@@ -46,7 +46,7 @@ class Categorical:
         return torch.log_softmax(self.logits, -1)
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        return self.log_probs.gather(-1, actions[..., None])[..., 0]
+        return self.log_probs.gather(-1, actions[..., None]).squeeze(-1)
 
     def entropy(self) -> Tensor:
         return -(self.log_probs.exp() * self.log_probs).sum(-1)

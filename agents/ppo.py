@@ -226,35 +226,40 @@ class PPO:
 
     def loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The clipped surrogate with value and entropy terms, per seed `(S,)`, and what to log, each `(S,)`."""
-        c = self.config
+        c, advantages = self.config, batch.advantages
+        if advantages.shape[1] > 1:  # one alone has no deviation
+            std, mean = torch.std_mean(advantages, 1, keepdim=True)
+            advantages = (advantages - mean) / (std + 1e-8)
         distribution = self.policy(batch.obs)
         logratio = distribution.log_prob(batch.actions) - batch.log_probs
-        ratio = logratio.exp()
-        advantages = batch.advantages
-        if advantages.shape[1] > 1:  # one alone has no deviation
-            advantages = (advantages - advantages.mean(1, keepdim=True)) / (advantages.std(1, keepdim=True) + 1e-8)
-        surrogate = torch.min(advantages * ratio, advantages * ratio.clamp(1 - c.clip_range, 1 + c.clip_range))
-        policy_loss = -surrogate.mean(1)
-        value_loss = (self.critic(batch.obs)[..., 0] - batch.returns).square().mean(1)
+        gain = advantages > 0
+        # min(r A, clip(r) A) in one operation: the clip bites only where it lowers the gain, above for A > 0, below for A < 0.
+        low, high = torch.where(gain, -torch.inf, 1 - c.clip_range), torch.where(gain, 1 + c.clip_range, torch.inf)
+        policy_loss = -(logratio.exp().clamp(low, high) * advantages).mean(1)
+        value_loss = (self.critic(batch.obs).squeeze(-1) - batch.returns).square().mean(1)
         entropy = distribution.entropy().mean(1)
+        loss = policy_loss + c.vf_coef * value_loss
+        if c.ent_coef:
+            loss = loss - c.ent_coef * entropy
         with torch.no_grad():
-            approx_kl = (ratio - 1 - logratio).mean(1)  # Schulman 2020, "Approximating KL Divergence"
+            approx_kl = (logratio.expm1() - logratio).mean(1)  # Schulman 2020, "Approximating KL Divergence"
         metrics = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy, "approx_kl": approx_kl}
-        return policy_loss + c.vf_coef * value_loss - c.ent_coef * entropy, {k: v.detach() for k, v in metrics.items()}
+        return loss, {name: value.detach() for name, value in metrics.items()}
 
     def update(self, rollout: Minibatch, learning_rate: float) -> dict[str, Tensor]:
         """`n_epochs` passes of minibatch steps; returns the last minibatch's metrics, each `(S,)`."""
         c, rows = self.config, rollout.returns.shape[1]
         batch_size = min(c.batch_size, rows)
+        whole = rows // batch_size * batch_size
         active = list(self.alive)
         metrics: dict[str, Tensor] = {}
         first_row = torch.arange(self.num_seeds, device=self.device)[:, None] * rows
-        flat = [getattr(rollout, field.name).flatten(0, 1) for field in dataclasses.fields(Minibatch)]
         for _ in range(c.n_epochs):
             order = torch.rand(self.num_seeds, rows, generator=self.generator, device=self.device).argsort(1) + first_row
-            for start in range(0, rows - batch_size + 1, batch_size):
-                chosen = order[:, start : start + batch_size]
-                loss, metrics = self.loss(Minibatch(*(x[chosen] for x in flat)))
+            order = order[:, :whole].unflatten(1, (-1, batch_size)).transpose(0, 1).contiguous()  # (minibatches, S, B)
+            epoch = [getattr(rollout, field.name).flatten(0, 1)[order] for field in dataclasses.fields(Minibatch)]
+            for fields in zip(*epoch, strict=True):
+                loss, metrics = self.loss(Minibatch(*fields))
                 if c.target_kl is not None:
                     small = (metrics["approx_kl"] <= 1.5 * c.target_kl).tolist()
                     active = [a and b for a, b in zip(active, small, strict=True)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 from gymnasium import spaces
@@ -17,11 +18,12 @@ from torch.optim.adam import adam
 from recall_traces.spaces import ObservationSpace, factor_sizes
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "relu": torch.relu,
-    "elu": nn.functional.elu,
-    "silu": nn.functional.silu,
+    "tanh": torch.tanh_,
+    "relu": torch.relu_,
+    "elu": partial(nn.functional.elu, inplace=True),
+    "silu": partial(nn.functional.silu, inplace=True),
 }
+"""They overwrite their input, the fresh output of a linear layer: memory is what a small fleet waits for most."""
 
 
 class FleetLinear(nn.Module):

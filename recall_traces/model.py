@@ -174,5 +174,6 @@ def roll_back(
         moved = (obs != states).flatten(2).any(-1) if obs.dim() > 2 else obs != states
         steps.append((obs, actions, alive & moved))
         states = obs
-    obs, actions, mask = (torch.stack(column[::-1], 2) for column in zip(*steps, strict=True))
+    # Stacked in front and seen from behind: writing every L-th number would cost as much as all the draws.
+    obs, actions, mask = (torch.stack(column[::-1]).movedim(0, 2) for column in zip(*steps, strict=True))
     return Traces(obs, actions, mask, mask.float())
