@@ -32,14 +32,21 @@ class BonusConfig:
     """What rnd's networks put out."""
     learning_rate: float = 1e-3
     """Adam's step size for rnd."""
+    updates: int = 16
+    """Gradient steps of rnd's predictor per rollout."""
+    batch_size: int = 256
+    """Arrivals of one seed in such a step."""
     cell_bins: int = 12
     """Cells along each dimension of a Box, to count visits in."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
-        if self.coefficient < 0 or self.features < 1 or self.cell_bins < 1 or not self.learning_rate > 0:
-            raise ValueError("the bonus needs a coefficient of at least 0 and positive features, learning_rate and cell_bins")
+        for name in ("features", "learning_rate", "updates", "batch_size", "cell_bins"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if not self.coefficient >= 0:
+            raise ValueError(f"coefficient must not be negative, not {self.coefficient}")
 
 
 class VisitBonus:
@@ -89,6 +96,7 @@ class DistillationBonus:
     ) -> None:
         self.config = config
         generator = seeded_generator(seed, "distillation")
+        self.generator = seeded_generator(seed, "distillation batches", device)
         self.target, self.predictor = (
             FleetMLP(num_seeds, (observation_space,), config.hidden, config.features, "relu", 1.0, generator).to(device)
             for _ in range(2)
@@ -100,20 +108,24 @@ class DistillationBonus:
         self.error_statistics = RunningNormalizer(num_seeds, 1, center=False).to(device)
 
     def rewards(self, transitions: Transitions) -> Tensor:
-        """Pay for a rollout `(T, S, N, ...)`, `(T, S, N)`, then take one step of the predictor on it."""
+        """Pay for a rollout `(T, S, N, ...)`, `(T, S, N)`, then train the predictor on it."""
         arrived = transitions.next_obs.transpose(0, 1).flatten(1, 2)
         if self.box:
             self.obs_statistics.update(arrived)
             arrived = self.obs_statistics(arrived)
         with torch.no_grad():
             features = self.target(arrived)
-        with torch.enable_grad():
-            error = (self.predictor(arrived) - features).square().mean(-1)
-            backward(error.mean(1), self.optimizer)
-        self.optimizer.step(self.config.learning_rate)
-        error = error.detach()[..., None]
+            error = (self.predictor(arrived) - features).square().mean(-1, keepdim=True)
         self.error_statistics.update(error)
         bonus = self.config.coefficient * self.error_statistics(error)[..., 0]
+        num_seeds, rows = bonus.shape
+        seeds = torch.arange(num_seeds, device=bonus.device)[:, None]
+        for _ in range(self.config.updates):
+            batch = (num_seeds, min(self.config.batch_size, rows))
+            chosen = torch.randint(rows, batch, generator=self.generator, device=bonus.device)
+            loss = (self.predictor(arrived[seeds, chosen]) - features[seeds, chosen]).square().mean((1, 2))
+            backward(loss, self.optimizer)
+            self.optimizer.step(self.config.learning_rate)
         return bonus.unflatten(1, (len(transitions.rewards), -1)).transpose(0, 1)
 
 

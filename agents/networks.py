@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from recall_traces.draws import gumbel
 from recall_traces.fleet import FleetMLP
 from recall_traces.spaces import ActionSpace, ObservationSpace
 
@@ -105,8 +106,6 @@ class Policy(nn.Module):
 
     def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """What `Distribution.sample` needs for actions of the given leading axes, `(*shape, outputs)`: Gumbel or normal."""
-        noise = torch.empty(*shape, self.outputs, device=generator.device)
-        if not self.discrete:
-            return noise.normal_(generator=generator)
-        # Gumbel noise is -log of an exponential variate; the arg max of logits plus it is a draw from their softmax.
-        return noise.exponential_(generator=generator).log_().neg_()
+        if self.discrete:
+            return gumbel((*shape, self.outputs), generator)
+        return torch.empty(*shape, self.outputs, device=generator.device).normal_(generator=generator)

@@ -7,7 +7,6 @@ listed in `docs/architecture.md`.
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,18 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from recall_traces.agents.networks import Policy
+from recall_traces.agents.saving import describe_spaces, read_parts, restore_parts, save_parts
 from recall_traces.agents.seams import Bonus, Imitation, NoBonus, NoImitation
 from recall_traces.data import Transitions
 from recall_traces.envs.interface import VectorEnv
 from recall_traces.fleet import ACTIVATIONS, FleetAdam, FleetMLP, backward, clip_scale
 from recall_traces.normalization import NoNormalizer, RunningNormalizer
 from recall_traces.seeding import seeded_generator
-from recall_traces.spaces import check_action_space, check_observation_space, factor_sizes, is_finite, tensor_dtype, tensor_shape
+from recall_traces.spaces import check_action_space, check_observation_space, tensor_dtype, tensor_shape
 
 
 @dataclass(frozen=True)
@@ -397,16 +395,8 @@ class PPO:
 
     def save(self, path: str | Path) -> None:
         """Write weights, optimisers and normalisers as safetensors, the configuration in its header; no code is stored."""
-        states = {part: holder.state_dict() for part, holder in self.parts().items()}
-        tensors = {f"{part}.{name}": value.contiguous() for part, state in states.items() for name, value in state.items()}
         header = {name: getattr(self, name) for name in ("num_seeds", "env_steps", "failures")}
-        header |= {"config": dataclasses.asdict(self.config), "spaces": self.spaces()}
-        save_file(tensors, str(path), metadata={name: json.dumps(value) for name, value in header.items()})
-
-    def spaces(self) -> list[str]:
-        """Kind and sizes of the observations and actions."""
-        both = (self.env.observation_space, self.env.action_space)
-        return [f"{type(x).__name__} {factor_sizes(x) if is_finite(x) else list(tensor_shape(x))}" for x in both]
+        save_parts(path, self.parts(), header | {"config": dataclasses.asdict(self.config), "spaces": describe_spaces(self.env)})
 
     @classmethod
     def load(cls, path: str | Path, env: VectorEnv, **kwargs: Any) -> PPO:
@@ -416,28 +406,17 @@ class PPO:
             ValueError: the file is not such a file, or the environment's spaces are not the ones it was trained on.
         """
         try:
-            with safe_open(str(path), framework="pt", device=str(env.device)) as file:
-                header = {name: json.loads(value) for name, value in file.metadata().items()}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            header, tensors = read_parts(path, env.device)
             config = PPOConfig(**header["config"] | {"net_arch": tuple(header["config"]["net_arch"])})
             num_seeds, trained_on = header["num_seeds"], header["spaces"]
         except FileNotFoundError:
             raise
         except Exception as error:
             raise ValueError(f"{path} is not a saved PPO: {error}") from error
-        ppo = cls(env, config, num_seeds=num_seeds, **kwargs)
-        if ppo.spaces() != trained_on:
-            raise ValueError(f"{path} does not fit this environment: it was trained on {trained_on}, not {ppo.spaces()}")
-        for part, holder in ppo.parts().items():
-            state = {}
-            for name, value in holder.state_dict().items():
-                stored = tensors.get(f"{part}.{name}")
-                if stored is None or stored.shape != value.shape:
-                    raise ValueError(
-                        f"{path} does not fit this environment: {part}.{name} should have shape {tuple(value.shape)}"
-                    )
-                state[name] = stored
-            holder.load_state_dict(state)
+        ppo, found = cls(env, config, num_seeds=num_seeds, **kwargs), describe_spaces(env)
+        if found != trained_on:
+            raise ValueError(f"{path} does not fit this environment: it was trained on {trained_on}, not {found}")
+        restore_parts(path, ppo.parts(), tensors)
         ppo.env_steps, ppo.failures = header["env_steps"], {int(s): text for s, text in header["failures"].items()}
         ppo.alive = [s not in ppo.failures for s in range(num_seeds)]
         return ppo

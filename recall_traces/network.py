@@ -10,6 +10,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from recall_traces.data import Transitions
+from recall_traces.draws import gumbel
 from recall_traces.fleet import FleetAdam, FleetMLP, backward, clip_scale
 from recall_traces.normalization import RunningNormalizer
 from recall_traces.seeding import seeded_generator
@@ -178,9 +179,8 @@ class NetworkModel(nn.Module):
         return torch.empty_like(like).normal_(generator=self.generator)
 
     def draw(self, logits: Tensor) -> Tensor:
-        """One category per row, by Gumbel's trick."""
-        noise = torch.empty_like(logits).exponential_(generator=self.generator).log_()
-        return (logits - noise).argmax(-1)
+        """One category per row."""
+        return (logits + gumbel(logits.shape, self.generator)).argmax(-1)
 
 
 def gaussian(outputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from recall_traces.draws import draw
 from recall_traces.memory import Memory
 from recall_traces.model import BacktrackingConfig, BacktrackingModel, roll_back
 from recall_traces.seeding import seeded_generator
-from recall_traces.spaces import check_action_space, check_observation_space
+from recall_traces.spaces import check_action_space, check_observation_space, tensor_shape
 from recall_traces.targets import ARRIVALS, SOURCES, HighValueStates, Targets, Value
 
 Predecessors = Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
@@ -134,9 +134,12 @@ class RecallTraces:
         self.observation_space = check_observation_space(observation_space)
         action_space = check_action_space(action_space)
         if c.traces_from == "oracle" and predecessors is None:
-            raise ValueError("traces_from='oracle' needs an environment with predecessors")
+            raise ValueError("traces from the oracle need an environment with `predecessors`, such as FourRooms")
         if c.source == "given" and given is None:
-            raise ValueError("the source 'given' needs states: pass given")
+            raise ValueError("the source 'given' needs states, RecallTraces(..., given=states), and is for Python only")
+        shape = tensor_shape(self.observation_space)
+        if given is not None and (given.dim() != len(shape) + 1 or tuple(given.shape[1:]) != shape or len(given) == 0):
+            raise ValueError(f"given states must be rows of shape {shape}, at least one, not {tuple(given.shape)}")
         self.imitation_updates, self.imitation_coefficient = c.imitation_updates, c.imitation_coefficient
         self.imitation_batch_size = c.imitation_batch_size
         self.generator = seeded_generator(seed, "recall", self.device)

@@ -40,7 +40,7 @@ TASKS: dict[str, list[str]] = {
     "19-slip": ["FourRooms-19", "--steps", "150000", "--env.slip", "0.2"],
     "19-random": ["FourRooms-19", "--steps", "150000", "--env.random-start", "--env.random-goal"],
     "25": ["FourRooms-25", "--steps", "300000"],
-} | {f"19-layout-{k}": ["FourRooms-19", "--steps", "100000", "--env.layout-seed", str(k)] for k in range(1, 9)}
+} | {f"19-layout-{k}": ["FourRooms-19", "--steps", "40000", "--env.layout-seed", str(k)] for k in range(1, 9)}
 
 
 def run(task: str, arm: str) -> None:

@@ -4,7 +4,8 @@
     python scripts/tune_four_rooms.py --arms sil bonus   # some, so that two processes can share the work
 
 The score of a setting is the mean area under the success curve of 16 seeds over 20,000 steps. PPO's own settings are chosen on
-the arm `none` and shared by all arms; there the score is over 60,000 steps, since few of its seeds see the goal sooner. Prints and writes `runs/tune/<arm>.json`.
+the arm `none` and shared by all arms; there the score is over 60,000 steps, since few of its seeds see the goal sooner.
+Prints and writes `runs/tune/<arm>.json`.
 """
 
 import argparse
@@ -32,8 +33,7 @@ SETTINGS: dict[str, list[list[str]]] = {
     ],
     "bonus": [["--bonus.coefficient", str(c)] for c in (0.003, 0.01, 0.02, 0.03, 0.05, 0.1)],
     "sil+bonus": [
-        ["--sil.imitation-updates", str(u), "--bonus.coefficient", str(c)]
-        for u, c in itertools.product((4, 8, 16), (0.01, 0.03))
+        ["--sil.imitation-updates", str(u), "--bonus.coefficient", str(c)] for u, c in itertools.product((4, 8, 16), (0.01, 0.03))
     ],
     "own-traces": IMITATION,
     "recall": IMITATION,

@@ -37,6 +37,7 @@ def parse_run(argv: Sequence[str], default: Run, name: str, description: str, po
         words = [word for word in argv if not word.startswith("-")]
         named = next((word for word in words if _known(word)), DEMO_ENV)
         full = _with_environment(default, named)
+        description += f"\n\ndefaults below are those of {named}: name an environment before --help to see its own"
         if isinstance(full.env, Keywords):
             description += f"\n\noptions of {named}: the keywords of its constructor, --env.KEY VALUE"
         return build(["--help"], full, name, description)
