@@ -277,7 +277,7 @@ COMPARE = (CompareOptions(), "compare", "", ("env_id",))
 
 def test_the_environment_decides_the_defaults():
     assert parse_run([], *COMPARE).env_id == "FourRooms-15"
-    assert parse_run(["FourRooms-19"], *COMPARE).agent.learning_rate == 2e-3
+    assert parse_run(["FourRooms-19"], *COMPARE).agent.learning_rate == 3e-3
     assert parse_run(["CartPole-v1"], *COMPARE).agent.learning_rate_schedule == "linear"
     assert parse_run(["Acrobot-v1"], *COMPARE).agent.learning_rate == 3e-4
 
@@ -356,7 +356,7 @@ def test_train_writes_a_run_folder(place, capsys):
     settings = config["configuration"]
     assert (settings["learner"], settings["seeds"], settings["steps"], settings["device"]) == ("ppo", 2, 2048, settings["device"])
     assert settings["recall"]["model"]["hidden"] == [3, 4]
-    assert settings["agent"]["learning_rate"] == 0.002
+    assert settings["agent"]["learning_rate"] == 0.003
     assert settings["env"]["slip"] == 0.0
     (made,) = config["calls"]
     assert made["command_line"].startswith("recall-traces train ppo FourRooms-7 --arm recall")

@@ -374,10 +374,12 @@ def test_a_number_or_name_out_of_range_is_refused(name: str, value: Any, message
 
 
 def test_what_is_missing_is_asked_for() -> None:
-    with pytest.raises(ValueError, match="needs an environment with predecessors"):
+    with pytest.raises(ValueError, match="need an environment with `predecessors`"):
         make_recall(traces_from="oracle")
     with pytest.raises(ValueError, match="'given' needs states"):
         make_recall(source="given")
+    with pytest.raises(ValueError, match=r"rows of shape \(\), at least one, not \(2, 3\)"):
+        make_recall(source="given", given=torch.zeros(2, 3, dtype=torch.int64))
     with pytest.raises(UnsupportedSpaceError, match="FlattenObservation"):
         make_recall(space=spaces.MultiBinary(3))
     recall = make_recall(source="critic")
