@@ -76,7 +76,7 @@ def contest(command: list[str]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="at least 1; about a minute and a half each")
     parser.add_argument("--rejax", help="a Python that has rejax")
     parser.add_argument("--measure", choices=list(STEPS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -98,7 +98,14 @@ def main() -> None:
         for name, command in commands.items():
             speeds[name].append(contest(command))
             print(f"{name:24s} {speeds[name][-1]:10.0f} steps per second", flush=True)
+        summary = json.dumps(summarize(speeds), indent=1)  # after every round, so that an interrupted run is not lost
+        pathlib.Path("runs").mkdir(exist_ok=True)
+        pathlib.Path("runs/benchmark_fleet.json").write_text(summary)
+    print(summary)
 
+
+def summarize(speeds: dict[str, list[float]]) -> dict:
+    """Medians, and ratios within rounds."""
     pairs = [
         ("fleet of 16", "Stable-Baselines3"),
         ("one seed", "Stable-Baselines3"),
@@ -106,19 +113,17 @@ def main() -> None:
         ("fleet of 16", "rejax, 16"),
         ("one seed", "rejax, 1"),
     ]
-    result = {
+    ratios = {}
+    for over, under in pairs:
+        if over in speeds and under in speeds:
+            found = sorted(a / b for a, b in zip(speeds[over], speeds[under], strict=True))
+            ratios[f"{over} / {under}"] = {"min": found[0], "median": statistics.median(found), "max": found[-1]}
+    return {
         "date": datetime.date.today().isoformat(),
         "hardware": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "median_steps_per_second": {name: statistics.median(values) for name, values in speeds.items()},
-        "ratios": {},
+        "ratios": ratios,
     }
-    for over, under in pairs:
-        if over in speeds and under in speeds:
-            ratios = sorted(a / b for a, b in zip(speeds[over], speeds[under], strict=True))
-            result["ratios"][f"{over} / {under}"] = {"min": ratios[0], "median": statistics.median(ratios), "max": ratios[-1]}
-    print(json.dumps(result, indent=1))
-    pathlib.Path("runs").mkdir(exist_ok=True)
-    pathlib.Path("runs/benchmark_fleet.json").write_text(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":
