@@ -169,7 +169,7 @@ class BatchedVecEnv(VecEnv):
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
         """A picture of the first copy, RGB, uint8, `(height, width, 3)`; None for each where the environment cannot be drawn."""
-        return [self.batched_env.render()] if self.render_mode else [None] * self.num_envs
+        return [cast(Any, self.batched_env).render()] if self.render_mode else [None] * self.num_envs
 
     def _require_all(self, deed: str, indices: VecEnvIndices) -> None:
         if set(self._get_indices(indices)) != set(range(self.num_envs)):

@@ -24,7 +24,15 @@ HOMES = {
     "Traces": "data",
     "Transitions": "data",
 }
-__all__ = ["BacktrackingConfig", "BacktrackingModel", "RecallConfig", "RecallTraces", "RecallTracesCallback", "Traces", "Transitions"]
+__all__ = [
+    "BacktrackingConfig",
+    "BacktrackingModel",
+    "RecallConfig",
+    "RecallTraces",
+    "RecallTracesCallback",
+    "Traces",
+    "Transitions",
+]
 
 register_with_gymnasium()
 

@@ -210,7 +210,9 @@ class RecallTracesCallback(BaseCallback):
         """Raw observations `(B, ...)` as the policy's networks take them: normalised by the statistics of now."""
         normalize = self.model.get_vec_normalize_env()
         seen = obs.cpu().numpy()
-        return self.model.policy.obs_to_tensor(seen if normalize is None else normalize.normalize_obs(seen))[0]
+        tensor, _ = self.model.policy.obs_to_tensor(seen if normalize is None else normalize.normalize_obs(seen))
+        assert isinstance(tensor, Tensor)
+        return tensor
 
     @contextmanager
     def _mode(self, training: bool) -> Iterator[None]:
@@ -239,9 +241,9 @@ class RecallTracesCallback(BaseCallback):
 
     def _make(self, num_envs: int) -> RecallTraces:
         assert self.seed is not None
-        spaces = self.model.observation_space, self.model.action_space
-        gamma, device = self.model.gamma, self.model.device
-        return RecallTraces(*spaces, self.config, num_envs=num_envs, gamma=gamma, seed=self.seed, device=device)
+        model: Any = self.model  # all that are served have a gamma
+        spaces, rest = (model.observation_space, model.action_space), {"seed": self.seed, "device": model.device}
+        return RecallTraces(*spaces, self.config, num_envs=num_envs, gamma=model.gamma, **rest)
 
     def save(self, path: str | Path) -> None:
         """Write the backtracking model, what is remembered, the recalled traces and the generators; no code is stored.

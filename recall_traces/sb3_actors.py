@@ -80,8 +80,8 @@ class OffPolicyActor(Actor):
 
     def __init__(self, model: OffPolicyAlgorithm) -> None:
         super().__init__(model)
-        self.actor: Any = model.actor
-        self.critic: Any = model.critic
+        algorithm: Any = model  # which has what OffPolicyAlgorithm does not declare
+        self.actor, self.critic = algorithm.actor, algorithm.critic
         self.module, self.optimizer = self.actor, self.actor.optimizer
         self.stochastic = hasattr(self.actor, "get_action_dist_params")
 

@@ -259,7 +259,7 @@ def _progress(files: Sequence[Path]) -> dict[str, Series]:
 
 def _events(files: Sequence[Path]) -> dict[str, Series]:
     # Takes a second, and only those who have such files need it.
-    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    from tensorboard.backend.event_processing.event_accumulator import (
         SCALARS,
         EventAccumulator,
     )

@@ -118,7 +118,8 @@ def test_environments_in_other_processes():
     callback._observe()
     memory = callback.recall.memory
     assert memory.time == 31
-    assert memory.steps.terminated[0, :, :31].any(1).all() and memory.steps.truncated[0, :, :31].any(1).all()
+    assert memory.steps.terminated[0, :, :31].any(1).all()
+    assert memory.steps.truncated[0, :, :31].any(1).all()
     within = ~(memory.steps.terminated | memory.steps.truncated)[0, :, :30]
     assert torch.equal(memory.steps.next_obs[0, :, :30][within], memory.steps.obs[0, :, 1:31][within])
 
@@ -139,7 +140,8 @@ def test_several_calls_of_learn():
     callback._observe()
     found = remembered(callback, 0)
     assert len(found["rewards"]) == 47
-    assert found["truncated"][31] and not found["terminated"][31]
+    assert found["truncated"][31]
+    assert not found["terminated"][31]
     assert callback.recall.memory.age[0, 0, 32] == 0
 
 
@@ -192,7 +194,7 @@ def test_without_weight_nothing_changes_bit_for_bit(algorithm, options, use_sde)
     for callback in (None, RecallTracesCallback(RecallConfig(imitation_coefficient=0.0, trace_length=10, search_length=10))):
         model = algorithm("MlpPolicy", lines(2), seed=3, **options, **net())
         model.learn(96, callback=callback)
-        finals.append((parameters(model.policy), np.random.random(), torch.rand(3)))
+        finals.append((parameters(model.policy), np.random.random(), torch.rand(3)))  # noqa: NPY002
     assert torch.equal(finals[0][0], finals[1][0])
     assert finals[0][1] == finals[1][1]
     assert torch.equal(finals[0][2], finals[1][2])
@@ -321,7 +323,10 @@ def test_states_of_high_value_by_the_models_own_critic(algorithm):
 def test_other_callbacks_and_the_progress_bar(tmp_path):
     model = PPO("MlpPolicy", lines(2), **ON, batch_size=16, **net())
     recall = RecallTracesCallback(SMALL)
-    others = [EvalCallback(DummyVecEnv([lambda: Monitor(Line())]), eval_freq=20, n_eval_episodes=1, verbose=0), CheckpointCallback(20, str(tmp_path))]
+    others = [
+        EvalCallback(DummyVecEnv([lambda: Monitor(Line())]), eval_freq=20, n_eval_episodes=1, verbose=0),
+        CheckpointCallback(20, str(tmp_path)),
+    ]
     model.learn(96, callback=CallbackList([recall, *others]), progress_bar=True)
     assert list(tmp_path.glob("*.zip"))
     model.save(tmp_path / "model.zip")
