@@ -166,7 +166,8 @@ def test_garbage_is_a_sentence_or_a_comparison(tmp_path, content):
     assert said is None or (type(said) is ValueError and str(said).endswith("."))
 
 
-REAL = st.one_of(st.just(""), st.floats(0, 1).map(repr), st.floats(-1e90, 1e90).map(repr))
+# Without subnormal numbers, which hypothesis refuses to draw while torch flushes them to zero.
+REAL = st.one_of(st.just(""), *(st.floats(*ends, allow_subnormal=False).map(repr) for ends in ((0, 1), (-1e90, 1e90))))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
