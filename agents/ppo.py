@@ -19,12 +19,13 @@ from gymnasium import spaces
 from torch import Tensor
 
 from recall_traces.agents.networks import Policy
-from recall_traces.agents.saving import describe_spaces, read_parts, restore_parts, save_parts
+from recall_traces.agents.saving import describe_spaces, restore_parts
 from recall_traces.agents.seams import Bonus, Imitation, NoBonus, NoImitation
 from recall_traces.data import Transitions
 from recall_traces.envs.interface import VectorEnv
 from recall_traces.fleet import ACTIVATIONS, FleetAdam, FleetMLP, backward, clip_scale
 from recall_traces.normalization import NoNormalizer, RunningNormalizer
+from recall_traces.saving import load_tree, save_tree
 from recall_traces.seeding import seeded_generator
 from recall_traces.spaces import check_action_space, check_observation_space, tensor_dtype, tensor_shape
 
@@ -396,7 +397,8 @@ class PPO:
     def save(self, path: str | Path) -> None:
         """Write weights, optimisers and normalisers as safetensors, the configuration in its header; no code is stored."""
         header = {name: getattr(self, name) for name in ("num_seeds", "env_steps", "failures")}
-        save_parts(path, self.parts(), header | {"config": dataclasses.asdict(self.config), "spaces": describe_spaces(self.env)})
+        header |= {"config": dataclasses.asdict(self.config), "spaces": describe_spaces(self.env)}
+        save_tree(path, {part: holder.state_dict() for part, holder in self.parts().items()}, header)
 
     @classmethod
     def load(cls, path: str | Path, env: VectorEnv, **kwargs: Any) -> PPO:
@@ -406,7 +408,7 @@ class PPO:
             ValueError: the file is not such a file, or the environment's spaces are not the ones it was trained on.
         """
         try:
-            header, tensors = read_parts(path, env.device)
+            tree, header = load_tree(path, env.device)
             config = PPOConfig(**header["config"] | {"net_arch": tuple(header["config"]["net_arch"])})
             num_seeds, trained_on = header["num_seeds"], header["spaces"]
         except FileNotFoundError:
@@ -416,7 +418,7 @@ class PPO:
         ppo, found = cls(env, config, num_seeds=num_seeds, **kwargs), describe_spaces(env)
         if found != trained_on:
             raise ValueError(f"{path} does not fit this environment: it was trained on {trained_on}, not {found}")
-        restore_parts(path, ppo.parts(), tensors)
+        restore_parts(path, ppo.parts(), tree)
         ppo.env_steps, ppo.failures = header["env_steps"], {int(s): text for s, text in header["failures"].items()}
         ppo.alive = [s not in ppo.failures for s in range(num_seeds)]
         return ppo

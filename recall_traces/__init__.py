@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from recall_traces.data import Traces, Transitions
     from recall_traces.model import BacktrackingConfig, BacktrackingModel
     from recall_traces.recall import RecallConfig, RecallTraces
+    from recall_traces.sb3 import RecallTracesCallback
 
 __version__ = "0.1.0"
 
@@ -19,10 +20,19 @@ HOMES = {
     "BacktrackingModel": "model",
     "RecallConfig": "recall",
     "RecallTraces": "recall",
+    "RecallTracesCallback": "sb3",
     "Traces": "data",
     "Transitions": "data",
 }
-__all__ = ["BacktrackingConfig", "BacktrackingModel", "RecallConfig", "RecallTraces", "Traces", "Transitions"]
+__all__ = [
+    "BacktrackingConfig",
+    "BacktrackingModel",
+    "RecallConfig",
+    "RecallTraces",
+    "RecallTracesCallback",
+    "Traces",
+    "Transitions",
+]
 
 register_with_gymnasium()
 

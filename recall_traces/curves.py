@@ -1,4 +1,4 @@
-"""Learning curves as data: what `curves.csv` holds, read back.
+"""Learning curves as data: what `curves.csv` holds, read back, and beside it what `sb3_logs` makes of baselines.
 
 One array per arm holds `(seeds, evaluations)`, nan where a seed has no value: curves may have unequal length, and arms may
 lack seeds. Needs neither torch nor the code that trained.
@@ -10,12 +10,17 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from recall_traces.sb3_logs import Log
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -65,9 +70,14 @@ def read_curves(*paths: str | Path, prefix_clashes: bool = False) -> list[Curves
     Files of the same task are put together, each file once. A last line without its line end is left out: whoever wrote
     it was interrupted.
 
+    A folder without `curves.csv` may hold logs of Stable-Baselines3, and a file may be one: see `sb3_logs`. Each is one seed
+    of the arm that the folder is named after, `PPO_1` and `PPO_2` of `PPO`; seeds count from 0, past those already there. A
+    log that does not tell its task is of the only task among the other paths, else of one called like the folder around it.
+
     Args:
         paths: files or folders.
-        prefix_clashes: if several files have an arm of the same name, call it `folder/arm` in each of them.
+        prefix_clashes: if several files have an arm of the same name, call it `folder/arm` in each of them. Logs in
+            numbered folders side by side are seeds of one arm, and do not clash.
 
     Raises:
         ValueError: a file is missing, has no evaluation, lacks a column, or holds something that is not a number; or the
@@ -75,14 +85,19 @@ def read_curves(*paths: str | Path, prefix_clashes: bool = False) -> list[Curves
     """
     if not paths:
         raise ValueError("No curves to read; give a curves.csv or a folder that holds one.")
+    from recall_traces import sb3_logs  # which builds upon this module
+
     files = list(dict.fromkeys(_find(Path(path)) for path in paths))
-    rows = [_read_rows(file) for file in files]
+    rows = _add_logs([_read_rows(file) if isinstance(file, Path) else sb3_logs.read(file) for file in files])
     if prefix_clashes:
-        arms = [list(dict.fromkeys(row.arm for row in part)) for part in rows]
-        names = _short_names([file.parent for file in files])
-        clashing = {arm for part in arms for arm in part if sum(arm in other for other in arms) > 1}
+        folders = [file.parent if isinstance(file, Path) else file[0].parent.parent for file in files]
+        names = _short_names(folders)
+        places: dict[str, set[Path]] = {}
+        for file, folder, part in zip(files, folders, rows, strict=True):
+            for row in part:
+                places.setdefault(row.arm, set()).add(file if isinstance(file, Path) else folder)
         rows = [
-            [_Row(r.task, f"{name}/{r.arm}" if r.arm in clashing else r.arm, r.seed, r.env_steps, r.values) for r in part]
+            [_Row(r.task, f"{name}/{r.arm}" if len(places[r.arm]) > 1 else r.arm, r.seed, r.env_steps, r.values) for r in part]
             for name, part in zip(names, rows, strict=True)
         ]
     everything = [row for part in rows for row in part]
@@ -91,11 +106,43 @@ def read_curves(*paths: str | Path, prefix_clashes: bool = False) -> list[Curves
     ]
 
 
-def _find(path: Path) -> Path:
+def _find(path: Path) -> Path | tuple[Path, ...]:
+    """A `curves.csv`, or the files of one log of Stable-Baselines3."""
+    from recall_traces import sb3_logs
+
     file = path / "curves.csv" if path.is_dir() else path
+    log = () if path.is_dir() and file.is_file() else sb3_logs.find(path)
+    if log:
+        return log
     if not file.is_file():
-        raise ValueError(f"{file} does not exist; give a curves.csv or a folder that holds one.")
+        raise ValueError(
+            f"{file} does not exist; give a curves.csv or a folder that holds one, or a log of Stable-Baselines3: "
+            "evaluations.npz, monitor.csv, progress.csv or TensorBoard's events."
+        )
     return file.resolve()
+
+
+def _add_logs(parts: Sequence[list[_Row] | Log]) -> list[list[_Row]]:
+    """The rows of every part; logs get what only the others tell them: a task if they know none, and a seed that is free."""
+    from recall_traces.sb3_logs import plain_task
+
+    own = [row for part in parts if isinstance(part, list) for row in part]
+    taken = {(row.task, row.arm, row.seed) for row in own}
+    known = {plain_task(row.task): row.task for row in own}  # by the name that a log would have for it
+    known |= {part.task: part.task for part in parts if not isinstance(part, list) and part.task and part.task not in known}
+    rows = []
+    for part in parts:
+        if isinstance(part, list):
+            rows.append(part)
+            continue
+        guess = next(iter(known.values())) if len(known) == 1 else part.folder.parent.name or part.folder.name
+        task = guess if part.task is None else known[part.task]
+        arm = part.arm(task)
+        seed = next(seed for seed in count() if (task, arm, seed) not in taken)
+        taken.add((task, arm, seed))
+        steps, values = part.table(task)
+        rows.append([_Row(task, arm, seed, *row) for row in zip(steps.tolist(), map(tuple, values.tolist()), strict=True)])
+    return rows
 
 
 def _short_names(folders: Sequence[Path]) -> list[str]:
@@ -117,29 +164,66 @@ def _default_task(file: Path) -> str:
     return task if isinstance(task, str) and task else file.parent.name
 
 
-def _read_rows(file: Path) -> list[_Row]:
+def read_table(file: Path, columns: Sequence[str], comments: int = 0) -> Iterator[tuple[str, dict[str, str]]]:
+    """Read a CSV file line by line. What follows its last line end is left out.
+
+    Args:
+        file: it begins with a header.
+        columns: what the header must name.
+        comments: lines before the header.
+
+    Yields:
+        File and line, for messages, and the line's cells by column.
+
+    Raises:
+        ValueError: it cannot be read, lacks a column, or has a line of another length than the header.
+    """
     try:
         # What follows the last line end was torn off; its numbers may look whole and still be wrong.
         text = file.read_bytes().rpartition(b"\n")
-        lines = csv.reader(io.StringIO((text[0] + text[1]).decode("utf-8-sig"), newline=""), strict=True)
-        table = [(lines.line_num, line) for line in lines if line]
+        stream = io.StringIO((text[0] + text[1]).decode("utf-8-sig"), newline="")
+        for _ in range(comments):
+            stream.readline()
+        lines = csv.reader(stream, strict=True)
+        table = [(lines.line_num + comments, line) for line in lines if line]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{file} is not a readable CSV file: {error}.") from error
     header = table[0][1] if table else []
-    missing = [column for column in COLUMNS if column not in header]
+    missing = [column for column in columns if column not in header]
     if missing:
-        raise ValueError(f"{file} lacks the column {', '.join(missing)}; it needs {', '.join(COLUMNS)}.")
-    if len(table) == 1:
-        raise ValueError(f"{file} holds no evaluation yet.")
+        raise ValueError(f"{file} lacks the column {', '.join(missing)}; it needs {', '.join(columns)}.")
+    for number, line in table[1:]:
+        where = f"{file}, line {number}"
+        if len(line) != len(header):
+            raise ValueError(f"{where}: {len(line)} fields where the header names {len(header)}.")
+        yield where, dict(zip(header, line, strict=True))
+
+
+def read_real(where: str, column: str, cell: str) -> float:
+    """The number in a cell, nan where it is empty.
+
+    Raises:
+        ValueError: it is none, or beyond `LARGEST`.
+    """
+    text = cell.strip()
+    try:
+        value = float(text or "nan")
+    except ValueError:
+        value = math.inf
+    if abs(value) > LARGEST:
+        raise ValueError(f"{where}: {column} is {text[:40]!r}; it must be a finite number, or empty where there is none.")
+    return value
+
+
+def _read_rows(file: Path) -> list[_Row]:
     task = _default_task(file)
-    return [_parse(file, number, header, line, task) for number, line in table[1:]]
+    rows = [_parse(where, cells, task) for where, cells in read_table(file, COLUMNS)]
+    if not rows:
+        raise ValueError(f"{file} holds no evaluation yet.")
+    return rows
 
 
-def _parse(file: Path, number: int, header: list[str], line: list[str], task: str) -> _Row:
-    where = f"{file}, line {number}"
-    if len(line) != len(header):
-        raise ValueError(f"{where}: {len(line)} fields where the header names {len(header)}.")
-    cells = dict(zip(header, line, strict=True))
+def _parse(where: str, cells: Mapping[str, str], task: str) -> _Row:
     if not cells["arm"]:
         raise ValueError(f"{where}: the arm has no name.")
 
@@ -150,17 +234,7 @@ def _parse(file: Path, number: int, header: list[str], line: list[str], task: st
             raise ValueError(f"{where}: {column} is {text[:40]!r}; it must be a whole number, 0 or more.")
         return int(text)
 
-    def real(column: str) -> float:
-        text = cells[column].strip()
-        try:
-            value = float(text or "nan")
-        except ValueError:
-            value = math.inf
-        if abs(value) > LARGEST:
-            raise ValueError(f"{where}: {column} is {text[:40]!r}; it must be a finite number, or empty where there is none.")
-        return value
-
-    values = tuple(real(metric) for metric in METRICS)
+    values = tuple(read_real(where, metric, cells[metric]) for metric in METRICS)
     return _Row(cells.get("task") or task, cells["arm"], whole("seed"), whole("env_steps"), values)
 
 

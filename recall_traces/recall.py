@@ -36,6 +36,10 @@ class RecallConfig:
     """Minibatches of recalled steps to imitate per update of the learner."""
     imitation_batch_size: int = 512
     """Recalled steps of one seed in such a minibatch."""
+    imitation_ratio: float = 0.25
+    """The same for an off-policy learner: minibatches to imitate per gradient step of its own."""
+    update_every: int = 256
+    """Where a learner trains after fewer environment steps than this, model and traces are renewed only that often."""
     trace_length: int = 60
     """Longest trace, in steps."""
     traces_per_update: int = 32
@@ -80,10 +84,10 @@ class RecallConfig:
             "candidates",
             "search_length",
         )
-        for name in (*at_least_one, "top_states", "cell_bins", "memory_size", "recent_episodes"):
+        for name in (*at_least_one, "update_every", "top_states", "cell_bins", "memory_size", "recent_episodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("imitation_coefficient", "imitation_updates", "model_updates", "novelty_power"):
+        for name in ("imitation_coefficient", "imitation_updates", "imitation_ratio", "model_updates", "novelty_power"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         for name in ("novelty_floor", "top_fraction"):
@@ -199,7 +203,7 @@ class RecallTraces:
         length = traces.mask.sum((1, 2)) / targets.active.sum(1).clamp(min=1)
         novel = (targets.novel & targets.active).sum(1) / targets.active.sum(1).clamp(min=1)
         metrics |= {"recall/traces": targets.active.sum(1), "recall/trace_length": length, "recall/novelty_share": novel}
-        return metrics | {"recall/best_return": self.states.best_returns.amax(1)}
+        return metrics | self.states.describe(targets)
 
     def sample(self, batch_size: int, value: Value | None = None) -> Traces:
         """Draw recalled steps uniformly.
@@ -327,8 +331,8 @@ class RecallTraces:
             "memory": self.memory.state_dict(),
             "states": self.states.state_dict(),
             "generator": self.generator.get_state(),
-            "buffer": [vars(traces) for traces in self.buffer],
-            "unfitted": [vars(transitions) for transitions in self.unfitted],
+            "buffer": {str(k): vars(traces) for k, traces in enumerate(self.buffer)},
+            "unfitted": {str(k): vars(transitions) for k, transitions in enumerate(self.unfitted)},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -336,5 +340,5 @@ class RecallTraces:
         for name in ("model", "cells", "memory", "states"):
             getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"])
-        self.buffer = [Traces(**traces) for traces in state["buffer"]]
-        self.unfitted = [Transitions(**transitions) for transitions in state["unfitted"]]
+        self.buffer = [Traces(**state["buffer"][str(k)]) for k in range(len(state["buffer"]))]
+        self.unfitted = [Transitions(**state["unfitted"][str(k)]) for k in range(len(state["unfitted"]))]

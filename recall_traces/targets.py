@@ -198,6 +198,15 @@ class HighValueStates:
         cells = self.memory.gather(self.memory.next_cells, positions)
         return Targets(obs, cells, stamps, active & held, torch.full_like(active, novel))
 
+    def describe(self, targets: Targets) -> dict[str, Tensor]:
+        """What to log about targets, each `(S,)`: how many different cells, and the mean of their best returns."""
+        ordered = torch.where(targets.active, targets.cells, -1).sort(1).values
+        different = (ordered[:, 1:] != ordered[:, :-1]).sum(1) + 1 - (ordered[:, 0] < 0).long()
+        returns = torch.where(targets.active, self.best_returns.gather(1, targets.cells), torch.nan)
+        returns = torch.where(returns.isfinite(), returns, torch.nan)
+        best = self.best_returns.amax(1)
+        return {"recall/states": different, "recall/states_return": returns.nanmean(1), "recall/best_return": best}
+
     def is_start(self, cells: Tensor) -> Tensor:
         """Whether episodes tend to begin in these cells `(S, ...)`."""
         start = self.starts >= START_SHARE * self.starts.sum(1, keepdim=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro import MISSING
 from tyro.conf import Positional, arg
@@ -14,12 +14,19 @@ from recall_traces.cli.errors import UsageError, one_line
 from recall_traces.cli.parsing import HELP, build, option_table, scan
 from recall_traces.runs import PICTURE
 
+if TYPE_CHECKING:
+    from recall_traces.curves import Curves
+
 DESCRIPTION = """Draw the curves of one or more runs in one picture.
+
+A run may also be one of Stable-Baselines3: a folder with evaluations.npz, monitor.csv, progress.csv or TensorBoard's events.
+Each such folder is one seed of an arm, PPO_1 and PPO_2 of PPO. Where an arm knows no success, returns are drawn.
 
 examples:
   recall-traces plot runs/x
   recall-traces plot runs/x runs/y --out both.png
-  recall-traces plot runs/cartpole --metric episode_return --threshold 475"""
+  recall-traces plot runs/cartpole --metric episode_return --threshold 475
+  recall-traces plot runs/cartpole logs/PPO_1 logs/PPO_2 logs/PPO_3 --out beside_sb3.png"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +34,11 @@ class PlotOptions:
     """Draw the curves of runs."""
 
     runs: Annotated[tuple[Path, ...], Positional, arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")]
-    """Run folders, or files like their curves.csv."""
+    """Run folders, or files like their curves.csv; or folders and files of Stable-Baselines3."""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
     """The picture, a png. By default curves.png in the folder of a single run, else ./curves.png."""
-    metric: Literal["success", "episode_return", "greedy_success", "greedy_episode_return"] = "success"
-    """What to draw; where there is no success, the return."""
+    metric: Literal["success", "episode_return", "greedy_success", "greedy_episode_return"] | None = None
+    """What to draw. By default success if every arm knows it, else episode_return."""
     threshold: Annotated[float | None, arg(metavar="X")] = None
     """When a seed got there. By default 0.9 for success, and none for a return."""
     title: Annotated[str | None, arg(metavar="TEXT")] = None
@@ -47,13 +54,16 @@ def main(argv: Sequence[str]) -> None:
     options = parse(argv)
     if options is None:
         return
-    from recall_traces.plotting import plot_runs  # after the command line was found good: scipy and matplotlib take a second
+    from recall_traces.curves import read_curves
+    from recall_traces.plotting import plot_comparison  # after the command line was found good: scipy and matplotlib are slow
 
     single = options.runs[0] if len(options.runs) == 1 else None
     folder = Path() if single is None else single if single.is_dir() else single.parent
     out = options.out or folder / PICTURE
     try:
-        plot_runs(options.runs, out, metric=options.metric, threshold=options.threshold, title=options.title)
+        curves = read_curves(*options.runs, prefix_clashes=True)
+        metric = options.metric or _metric(curves)
+        plot_comparison(curves, out, metric=metric, threshold=options.threshold, title=options.title)
     except ValueError as error:
         raise UsageError(one_line(error)) from error
     except OSError as error:
@@ -69,3 +79,12 @@ def parse(argv: Sequence[str]) -> PlotOptions | None:
     if not scan(argv, option_table(default)).positionals:
         raise UsageError("plot needs at least one run, such as: recall-traces plot runs/x")
     return build(argv, default, "plot", DESCRIPTION)
+
+
+def _metric(curves: Sequence[Curves]) -> str:
+    """Success, unless an arm would be missing in a picture of it: many a baseline knows nothing but its return."""
+    for task in curves:
+        for arm in task.arms:
+            if task.span("episode_return", arm) is not None and task.span("success", arm) is None:
+                return "episode_return"
+    return "success"

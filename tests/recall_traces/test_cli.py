@@ -91,7 +91,17 @@ def test_help_shows_the_subcommands(command, capsys):
     ("command", "words"),
     [
         ("train --help", ["AGENT ENV", "recall-traces train ppo", "--agent.learning-rate", "--recall.model.kind", "--env.slip"]),
-        ("compare -h", ["recall-traces compare\n", "--arms", "--sil.priority-exponent", "--bonus.kind", "(default: 0.003)", "those of FourRooms-15"]),
+        (
+            "compare -h",
+            [
+                "recall-traces compare\n",
+                "--arms",
+                "--sil.priority-exponent",
+                "--bonus.kind",
+                "(default: 0.003)",
+                "those of FourRooms-15",
+            ],
+        ),
         ("compare CartPole-v1 --help", ["--agent.gae-lambda", "(default: linear)"]),
         ("train ppo Pendulum-v1 --help", ["--env.KEY VALUE", "(default: 0.0003)"]),
         ("plot --help", ["RUN", "--out", "recall-traces plot runs/x"]),

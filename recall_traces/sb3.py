@@ -1,0 +1,294 @@
+"""Recall traces for any Stable-Baselines3 model: one callback.
+
+on_step --> steps --> (at the start of the next rollout) observe --> update --> imitate
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from torch import Tensor
+
+from recall_traces.data import Transitions
+from recall_traces.model import BacktrackingConfig
+from recall_traces.recall import RecallConfig, RecallTraces
+from recall_traces.saving import load_tree, save_tree
+from recall_traces.sb3_actors import Actor, make_actor
+from recall_traces.spaces import tensor_dtype
+
+
+class RecallTracesCallback(BaseCallback):
+    """Learn a backtracking model from what the model lives through, and let its policy imitate the traces it recalls.
+
+    Between two training phases the steps of the last rollout are remembered, traces are recalled from states of high value,
+    and the policy takes some gradient steps that raise the probability of the recalled actions. On-policy algorithms imitate
+    `imitation_updates` minibatches per rollout, after they trained and before they collect, so the log-probabilities they
+    store belong to the policy that acted; where rollouts are shorter than `update_every` steps, once in so many steps.
+    Off-policy ones imitate `imitation_ratio` minibatches per gradient step of theirs.
+
+    With `VecNormalize`, raw observations and rewards are remembered, and observations are normalised by the statistics of the
+    moment when they are used. A terminal observation reaches a callback already normalised and clipped: that is undone, but
+    what was clipped stays clipped. The first step of the first `learn` of an off-policy model without `VecNormalize` is not
+    seen: Stable-Baselines3 does not show callbacks the observation before it.
+
+    Args:
+        config: What to recall and how much to imitate.
+        seed: Seeds all that is drawn here. By default the model's seed, or a new one if it has none. Nothing is ever drawn
+            from the global generators.
+        verbose: 1 says what was set up.
+    """
+
+    def __init__(self, config: RecallConfig | None = None, seed: int | None = None, verbose: int = 0) -> None:
+        super().__init__(verbose)
+        self.config, self.seed = config or RecallConfig(), seed
+        if self.config.source == "given":
+            raise ValueError("the source 'given' needs states, which this callback does not take: use another source")
+        self.recall: RecallTraces | None = None
+        self.actor: Actor
+        self.seconds = 0.0
+        """Spent here so far."""
+        self._saved: tuple[dict[str, Any], dict[str, Any]] | None = None
+        self._steps: list[Transitions] = []
+        self._obs: NDArray[Any] | None = None
+        self._rollout_steps = 0
+        self._next_update = 0
+        self._due = 0.0
+
+    # -- when Stable-Baselines3 calls -------------------------------------------------------------------------------
+
+    def _init_callback(self) -> None:
+        self.actor = make_actor(self.model)
+        num_envs = self.training_env.num_envs
+        if self.recall is None:
+            self.seed = self._choose_seed()
+            self.recall = self._make(num_envs)
+            if self._saved is not None:
+                self._restore(*self._saved)
+                self._saved = None
+            if self.verbose:
+                print(f"recall traces: source {self.config.source}, {type(self.recall.model.density).__name__}, seed {self.seed}")
+        elif self.recall.memory.age.shape[1] != num_envs or self.recall.observation_space != self.model.observation_space:
+            raise ValueError("this callback has remembered another environment, or another number of them: make a new one")
+
+    def _on_training_start(self) -> None:
+        normalize = self.model.get_vec_normalize_env()
+        obs = None if normalize is None else np.array(normalize.get_original_obs())
+        self._next_update = min(self._next_update, self.model.num_timesteps + self.config.update_every)
+        if self.model.num_timesteps == 0 or (obs is not None and self._obs is not None and not np.array_equal(obs, self._obs)):
+            self._break_off()
+        self._obs = obs if obs is not None else self._obs
+
+    def _on_rollout_start(self) -> None:
+        if self._rollout_steps == 0:
+            return
+        with self._timed():
+            updated = self._update_if_due()
+            self._due += self._share(updated)
+            self._imitate(int(self._due))
+            self._due -= int(self._due)
+        self._rollout_steps = 0
+
+    def _on_step(self) -> bool:
+        with self._timed():
+            self._record()
+        return True
+
+    # -- remember ---------------------------------------------------------------------------------------------------
+
+    def _record(self) -> None:
+        """Note a step of all environments, raw, with true successors."""
+        normalize, found = self.model.get_vec_normalize_env(), self.locals
+        obs = np.array(found["new_obs"] if normalize is None else normalize.get_original_obs())
+        rewards = np.array(found["rewards"] if normalize is None else normalize.get_original_reward(), np.float32)
+        dones, infos = np.array(found["dones"], bool), found["infos"]
+        before = self._obs
+        if normalize is None and "obs_tensor" in found:  # on-policy: what the policy saw
+            before = found["obs_tensor"].cpu().numpy()
+            if self._obs is not None and not np.array_equal(before, self._obs):
+                self._break_off()
+        next_obs, truncated = obs.copy(), np.zeros_like(dones)
+        for n in np.flatnonzero(dones):
+            terminal = infos[n].get("terminal_observation")
+            if terminal is not None:
+                next_obs[n] = terminal if normalize is None else normalize.unnormalize_obs(np.array(terminal))
+            truncated[n] = infos[n].get("TimeLimit.truncated", False)
+        self._obs = obs
+        self._rollout_steps += 1
+        if before is None:
+            return
+        actions = np.array(found.get("clipped_actions", found["actions"]))
+        fields = (before, actions, rewards, next_obs, dones & ~truncated, truncated)
+        self._steps.append(Transitions(*map(torch.as_tensor, fields)))
+
+    def _break_off(self) -> None:
+        """The environments were reset behind our back: end what was going on, as if its time was up."""
+        if self._steps:
+            last = self._steps[-1]
+            self._steps[-1] = dataclasses.replace(last, truncated=last.truncated | ~last.terminated)
+        self._obs = None
+
+    def _observe(self, keep: int = 1) -> None:
+        """Hand the steps over, but for the newest, which may yet turn out to be its episode's last."""
+        assert self.recall is not None
+        ready, self._steps = self._steps[: len(self._steps) - keep], self._steps[len(self._steps) - keep :]
+        types = {"obs": tensor_dtype(self.recall.observation_space), "next_obs": tensor_dtype(self.recall.observation_space)}
+        types["actions"] = tensor_dtype(self.model.action_space)
+        longest = self.recall.memory.num_columns
+        for start in range(0, len(ready), longest):
+            columns = zip(*(vars(step).values() for step in ready[start : start + longest]), strict=True)
+            steps = Transitions(*(torch.stack(column)[:, None].to(self.model.device) for column in columns))
+            self.recall.observe(dataclasses.replace(steps, **{k: getattr(steps, k).to(t) for k, t in types.items()}))
+
+    # -- learn ------------------------------------------------------------------------------------------------------
+
+    def _share(self, updated: bool) -> float:
+        """Minibatches to imitate for the training phase that has just ended."""
+        model = self.model
+        if not isinstance(model, OffPolicyAlgorithm):
+            return self.config.imitation_updates if updated else 0
+        if model.num_timesteps <= model.learning_starts:
+            return 0
+        taken = model.gradient_steps if model.gradient_steps >= 0 else self._rollout_steps * model.n_envs
+        return self.config.imitation_ratio * taken
+
+    def _update_if_due(self) -> bool:
+        """Fit the backtracking model and recall traces, unless that was done a moment ago or training has not begun."""
+        assert self.recall is not None
+        model = self.model
+        if model.num_timesteps < self._next_update:
+            return False
+        if isinstance(model, OffPolicyAlgorithm) and model.num_timesteps <= model.learning_starts:
+            return False
+        self._observe()
+        if self.recall.memory.time == 0:
+            return False
+        self._next_update = model.num_timesteps + self.config.update_every
+        with self._mode(training=False):
+            metrics = self.recall.update(self._value)
+        for name, value in metrics.items():
+            if math.isfinite(float(value)):
+                self.logger.record(name, float(value))
+        return True
+
+    def _imitate(self, minibatches: int) -> None:
+        """Raise the probability of recalled actions, with the policy's own optimiser."""
+        assert self.recall is not None
+        c, actor = self.config, self.actor
+        if c.imitation_coefficient == 0 or not self.recall.buffer:
+            return
+        with self._mode(training=True):
+            for _ in range(minibatches):
+                traces = self.recall.sample(c.imitation_batch_size)
+                if not bool(traces.mask.any()):
+                    return
+                loss = actor.loss(self._as_seen(traces.obs[0]), traces.actions[0]).mean()
+                actor.optimizer.zero_grad()
+                (c.imitation_coefficient * loss).backward()
+                if actor.max_grad_norm is not None:
+                    torch.nn.utils.clip_grad_norm_(actor.module.parameters(), actor.max_grad_norm)
+                actor.optimizer.step()
+                self.logger.record("recall/imitation_loss", loss.item())
+
+    def _value(self, obs: Tensor) -> Tensor:
+        """V(s) of raw observations `(1, B, ...)`, `(1, B)`."""
+        with torch.no_grad():
+            return self.actor.value(self._as_seen(obs[0]))[None]
+
+    def _as_seen(self, obs: Tensor) -> Tensor:
+        """Raw observations `(B, ...)` as the policy's networks take them: normalised by the statistics of now."""
+        normalize = self.model.get_vec_normalize_env()
+        seen = obs.cpu().numpy()
+        tensor, _ = self.model.policy.obs_to_tensor(seen if normalize is None else normalize.normalize_obs(seen))
+        assert isinstance(tensor, Tensor)
+        return tensor
+
+    @contextmanager
+    def _mode(self, training: bool) -> Iterator[None]:
+        """Switch dropout and batch normalisation, and back."""
+        policy = self.model.policy
+        before = policy.training
+        policy.set_training_mode(training)
+        try:
+            yield
+        finally:
+            policy.set_training_mode(before)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - began
+        self.logger.record("recall/seconds", self.seconds)
+
+    # -- set up, save, load -----------------------------------------------------------------------------------------
+
+    def _choose_seed(self) -> int:
+        if self.seed is not None:
+            return self.seed
+        return self.model.seed if self.model.seed is not None else secrets.randbits(31)
+
+    def _make(self, num_envs: int) -> RecallTraces:
+        assert self.seed is not None
+        model: Any = self.model  # all that are served have a gamma
+        spaces, rest = (model.observation_space, model.action_space), {"seed": self.seed, "device": model.device}
+        return RecallTraces(*spaces, self.config, num_envs=num_envs, gamma=model.gamma, **rest)
+
+    def save(self, path: str | Path) -> None:
+        """Write the backtracking model, what is remembered, the recalled traces and the generators; no code is stored.
+
+        The Stable-Baselines3 model is saved by its own `save`.
+
+        Raises:
+            ValueError: nothing has been trained yet.
+        """
+        if self.recall is None:
+            raise ValueError("there is nothing to save before the first call of learn")
+        self._observe()
+        held = {str(k): vars(step) for k, step in enumerate(self._steps)}
+        header = {name: getattr(self, name) for name in ("seed", "seconds", "_due")}
+        header |= {"config": dataclasses.asdict(self.config), "num_envs": self.recall.memory.age.shape[1]}
+        save_tree(path, {"recall": self.recall.state_dict(), "held": held}, header)
+
+    def load(self, path: str | Path) -> None:
+        """Go on from what `save` wrote, its configuration included, with the next call of `learn`.
+
+        Raises:
+            ValueError: the file is not such a file, or (when `learn` is called) the environment is another one.
+        """
+        try:
+            tree, header = load_tree(path, "cpu")
+            options = header["config"]
+            options["model"] = BacktrackingConfig(**options["model"] | {"hidden": tuple(options["model"]["hidden"])})
+            self.config, self.seed = RecallConfig(**options), header["seed"]
+            self._saved = tree, header
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise ValueError(f"{path} is not a saved RecallTracesCallback: {error}") from error
+        self.recall = None
+
+    def _restore(self, tree: dict[str, Any], header: dict[str, Any]) -> None:
+        assert self.recall is not None
+        try:
+            if header["num_envs"] != self.training_env.num_envs:
+                raise ValueError(f"it was saved with {header['num_envs']} environments, not {self.training_env.num_envs}")
+            self.recall.load_state_dict(tree["recall"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise ValueError(f"the saved callback does not fit this model: {error}") from error
+        for name in ("seconds", "_due"):
+            setattr(self, name, header[name])
+        self._steps = [Transitions(**step) for step in tree["held"].values()]
+        self._break_off()  # the environments of then are gone
+        self._observe(keep=0)

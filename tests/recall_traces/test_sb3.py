@@ -1,0 +1,442 @@
+"""The callback, with Stable-Baselines3's own models."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EvalCallback
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
+
+from recall_traces import BacktrackingConfig, RecallConfig, RecallTracesCallback
+from recall_traces.data import Traces
+from recall_traces.sb3_actors import make_actor
+
+SMALL = RecallConfig(
+    traces_per_update=8, trace_length=10, search_length=10, imitation_batch_size=32, model=BacktrackingConfig(hidden=(16,))
+)
+ON, OFF = {"n_steps": 16}, {"learning_starts": 20, "buffer_size": 1000, "batch_size": 8}
+SERVED = [(PPO, ON | {"batch_size": 16}), (A2C, {}), (SAC, OFF), (TD3, OFF), (DDPG, OFF)]
+
+
+def net():
+    """A small one; anew each time, since Stable-Baselines3 writes into it."""
+    return {"policy_kwargs": {"net_arch": [16]}}
+
+
+class Line(gymnasium.Env):
+    """A point moves by its action. Even episodes end by themselves after 7 steps, odd ones run out of time after 5."""
+
+    def __init__(self, discrete=False, number=0):
+        self.observation_space = spaces.Box(-1000, 1000, (2,), np.float32)
+        self.action_space = spaces.Discrete(3) if discrete else spaces.Box(-2, 2, (1,), np.float32)
+        self.discrete, self.number, self.episode, self.log = discrete, number, -1, []
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.episode += 1
+        self.age, self.place = 0, 2.0 * self.number + 0.25 * self.episode
+        return self.observe(), {}
+
+    def observe(self):
+        return np.array([self.place, self.age], np.float32)
+
+    def step(self, action):
+        before = self.observe()
+        self.place += float(action - 1 if self.discrete else action[0])
+        self.age += 1
+        odd = self.episode % 2
+        terminated, truncated = not odd and self.age == 7, bool(odd) and self.age == 5
+        reward = 1.0 + self.place
+        self.log.append((before, np.array(action), np.float32(reward), self.observe(), terminated, truncated))
+        return self.observe(), reward, terminated, truncated, {}
+
+
+def lines(count=2, discrete=False, normalized=False):
+    env = DummyVecEnv([lambda n=n: Line(discrete, n) for n in range(count)])
+    return VecNormalize(env, clip_obs=1e6) if normalized else env
+
+
+def remembered(callback, n):
+    """What the callback's memory holds of one environment, in time order: every field `(T, ...)`."""
+    memory = callback.recall.memory
+    return {name: value[0, n, : memory.time].numpy() for name, value in vars(memory.steps).items()}
+
+
+def lived_through(env, n):
+    """The same as the environment itself wrote it down."""
+    columns = zip(*env.unwrapped.envs[n].log if not isinstance(env, VecNormalize) else env.venv.envs[n].log, strict=True)
+    names = ("obs", "actions", "rewards", "next_obs", "terminated", "truncated")
+    return {name: np.array(column) for name, column in zip(names, columns, strict=True)}
+
+
+def parameters(module):
+    return torch.cat([p.detach().flatten().clone() for p in module.parameters()])
+
+
+# What is remembered ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize(("algorithm", "options"), SERVED)
+def test_every_step_is_remembered_as_it_was(algorithm, options, normalized):
+    env = lines(2, normalized=normalized)
+    callback = RecallTracesCallback(SMALL, seed=0)
+    algorithm("MlpPolicy", env, seed=0, **options, **net()).learn(160, callback=callback)
+    callback._observe()
+    off_policy = "learning_starts" in options
+    skipped = 1 if off_policy and not normalized else 0  # nobody shows the callback where it began
+    for n in range(2):
+        found, truth = remembered(callback, n), lived_through(env, n)
+        steps = len(found["rewards"])
+        assert 60 < steps == 80 - skipped - 1  # the newest is held back
+        assert truth["terminated"][:steps].sum() > 3 < truth["truncated"][:steps].sum()
+        for name, value in found.items():
+            expected = truth[name][skipped : skipped + steps]
+            # Undoing the normalisation of a terminal observation rounds.
+            tolerance = 1e-2 if normalized and name == "next_obs" else 1e-5
+            np.testing.assert_allclose(value, expected, atol=tolerance, rtol=1e-5, err_msg=name)
+
+
+def test_discrete_actions_and_one_environment():
+    env = lines(1, discrete=True)
+    callback = RecallTracesCallback(SMALL, seed=0)
+    PPO("MlpPolicy", env, seed=0, **ON, batch_size=16, **net()).learn(64, callback=callback)
+    callback._observe()
+    found, truth = remembered(callback, 0), lived_through(env, 0)
+    for name, value in found.items():
+        np.testing.assert_array_equal(value, truth[name][: len(value)], err_msg=name)
+
+
+def test_environments_in_other_processes():
+    env = SubprocVecEnv([Line, Line])
+    callback = RecallTracesCallback(SMALL)
+    PPO("MlpPolicy", env, **ON, batch_size=16, **net()).learn(64, callback=callback)
+    env.close()
+    callback._observe()
+    memory = callback.recall.memory
+    assert memory.time == 31
+    assert memory.steps.terminated[0, :, :31].any(1).all()
+    assert memory.steps.truncated[0, :, :31].any(1).all()
+    within = ~(memory.steps.terminated | memory.steps.truncated)[0, :, :30]
+    assert torch.equal(memory.steps.next_obs[0, :, :30][within], memory.steps.obs[0, :, 1:31][within])
+
+
+def test_several_calls_of_learn():
+    """Going on keeps episodes whole; starting over breaks them off, as if their time was up."""
+    env = lines(1)
+    model, callback = PPO("MlpPolicy", env, **ON, batch_size=16, **net()), RecallTracesCallback(SMALL)
+    model.learn(16, callback=callback)
+    model.learn(16, callback=callback, reset_num_timesteps=False)
+    callback._observe()
+    found, truth = remembered(callback, 0), lived_through(env, 0)
+    assert len(found["rewards"]) == 31
+    for name, value in found.items():
+        np.testing.assert_allclose(value, truth[name][:31], rtol=1e-5, err_msg=name)
+    assert not (truth["terminated"] | truth["truncated"])[31]
+    model.learn(16, callback=callback)  # resets the environment in the middle of an episode
+    callback._observe()
+    found = remembered(callback, 0)
+    assert len(found["rewards"]) == 47
+    assert found["truncated"][31]
+    assert not found["terminated"][31]
+    assert callback.recall.memory.age[0, 0, 32] == 0
+
+
+# What is imitated --------------------------------------------------------------------------------------------------------
+
+
+class Watch(BaseCallback):
+    """Notes, rollout by rollout, whether the stored log-probabilities are those of the policy that stands at its end."""
+
+    def __init__(self):
+        super().__init__()
+        self.differences, self.before, self.changed = [], None, []
+
+    def _on_rollout_start(self):
+        self.before = parameters(self.model.policy)
+
+    def _on_step(self):
+        return True
+
+    def _on_rollout_end(self):
+        self.changed.append(not torch.equal(self.before, parameters(self.model.policy)))
+        data = next(self.model.rollout_buffer.get(None))
+        actions = data.actions.long().flatten() if isinstance(self.model.action_space, spaces.Discrete) else data.actions
+        with torch.no_grad():
+            _, log_prob, _ = self.model.policy.evaluate_actions(data.observations, actions)
+        self.differences.append(float((log_prob - data.old_log_prob).abs().max()))
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_the_first_ratio_of_every_rollout_is_1(discrete):
+    watch, callback = Watch(), RecallTracesCallback(SMALL)
+    model = PPO("MlpPolicy", lines(2, discrete, normalized=True), n_steps=64, batch_size=32, n_epochs=2, **net())
+    plain = parameters(model.policy)
+    model.learn(5 * 128, callback=[watch, callback])
+    assert len(watch.differences) == 5
+    assert max(watch.differences) < 1e-4
+    assert not torch.equal(plain, parameters(model.policy))
+    assert model.logger.name_to_value or callback.recall.buffer  # it did imitate
+    assert callback.recall.buffer[0].mask.any()
+
+
+@pytest.mark.parametrize("use_sde", [False, True])
+@pytest.mark.parametrize(("algorithm", "options"), SERVED)
+def test_without_weight_nothing_changes_bit_for_bit(algorithm, options, use_sde):
+    if use_sde:
+        if algorithm in (TD3, DDPG):
+            pytest.skip("has no state-dependent exploration")
+        options = options | {"use_sde": True}
+    finals = []
+    for callback in (None, RecallTracesCallback(RecallConfig(imitation_coefficient=0.0, trace_length=10, search_length=10))):
+        model = algorithm("MlpPolicy", lines(2), seed=3, **options, **net())
+        model.learn(96, callback=callback)
+        finals.append((parameters(model.policy), np.random.random(), torch.rand(3)))  # noqa: NPY002
+    assert torch.equal(finals[0][0], finals[1][0])
+    assert finals[0][1] == finals[1][1]
+    assert torch.equal(finals[0][2], finals[1][2])
+
+
+def steer(model, callback, actions, updates=200):
+    """Let the model imitate one action in all states that were seen."""
+    memory = callback.recall.memory
+    obs = memory.steps.obs[:, :, : memory.time]  # (1, N, T, 2): every environment's steps as one trace
+    mask = torch.ones(obs.shape[:3], dtype=torch.bool)
+    callback.recall.buffer = [Traces(obs, torch.full((*obs.shape[:3], 1), actions), mask, mask.float())]
+    callback._imitate(updates)
+    obs = obs[0].flatten(0, 1).numpy()
+    normalize = model.get_vec_normalize_env()
+    return model.predict(obs if normalize is None else normalize.normalize_obs(obs), deterministic=True)[0]
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize(("algorithm", "options"), SERVED)
+def test_imitation_steers_the_policy_towards_what_was_recalled(algorithm, options, normalized):
+    for action in (-1.2, 0.8):
+        model = algorithm("MlpPolicy", lines(2, normalized=normalized), seed=0, **options, **net())
+        model.learn(64, callback=(callback := RecallTracesCallback(SMALL, seed=0)))
+        for group in callback.actor.optimizer.param_groups:
+            group["lr"] = 0.02
+        critic = model.critic if hasattr(model, "critic") else model.policy.value_net
+        before = parameters(critic)
+        assert np.median(np.abs(steer(model, callback, action) - action)) < 0.3
+        assert torch.equal(before, parameters(critic))  # only the actor learns from it
+
+
+def test_the_loss_is_the_policys_own_log_probability():
+    obs, actions = torch.randn(5, 2), torch.rand(5, 1) * 3 - 1.5
+    sac = SAC("MlpPolicy", lines(1), **net())
+    with torch.no_grad():
+        found = make_actor(sac).loss(obs, actions)
+        mean, log_std, _ = sac.actor.get_action_dist_params(obs)
+    squashed = torch.distributions.TransformedDistribution(
+        torch.distributions.Normal(mean, log_std.exp()), [torch.distributions.TanhTransform(cache_size=1)]
+    )
+    torch.testing.assert_close(found, -squashed.log_prob(actions / 2).sum(1), atol=1e-4, rtol=1e-4)
+    td3 = TD3("MlpPolicy", lines(1), **net())
+    with torch.no_grad():
+        torch.testing.assert_close(make_actor(td3).loss(obs, actions), (td3.actor(obs) - actions / 2).square()[:, 0])
+    ppo = PPO("MlpPolicy", lines(1), **net())
+    with torch.no_grad():
+        normal = ppo.policy.get_distribution(obs).distribution
+        torch.testing.assert_close(make_actor(ppo).loss(obs, actions), -normal.log_prob(actions)[:, 0])
+
+
+def test_the_value_is_the_critics():
+    obs = torch.randn(5, 2)
+    with torch.no_grad():
+        sac = SAC("MlpPolicy", lines(1), **net())
+        q = torch.cat(sac.critic(obs, sac.actor(obs, deterministic=True)), 1)
+        torch.testing.assert_close(make_actor(sac).value(obs), q.min(1).values)
+        ppo = PPO("MlpPolicy", lines(1), **net())
+        torch.testing.assert_close(make_actor(ppo).value(obs), ppo.policy.predict_values(obs)[:, 0])
+
+
+def test_the_algorithms_clipping_and_modes_hold():
+    model = PPO("MlpPolicy", lines(2), **ON, batch_size=16, max_grad_norm=1e-3, **net())
+    model.learn(64, callback=(callback := RecallTracesCallback(SMALL)))
+    for training in (True, False):
+        model.policy.set_training_mode(training)
+        callback._imitate(1)
+        assert model.policy.training == training
+        assert all(module.training == training for module in model.policy.modules())
+    grads = torch.cat([p.grad.flatten() for p in model.policy.parameters() if p.grad is not None])
+    assert float(grads.norm()) == pytest.approx(1e-3, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 60),  # one gradient step for one step of both environments
+        ({"gradient_steps": 3}, 180),
+        ({"gradient_steps": -1}, 120),  # one per step of one environment
+        ({"train_freq": 10, "gradient_steps": 10}, 60),
+        ({"gradient_steps": 0}, 0),
+    ],
+)
+def test_off_policy_models_imitate_in_proportion_to_their_gradient_steps(options, expected):
+    config = RecallConfig(imitation_ratio=0.5, trace_length=10, search_length=10, update_every=40, model=SMALL.model)
+    callback, count = RecallTracesCallback(config), []
+    model = SAC("MlpPolicy", lines(2), **OFF, **net(), **options)
+    original = callback._imitate
+    callback._imitate = lambda minibatches: (count.append(minibatches), original(minibatches))
+    model.learn(140, callback=callback)  # 20 steps come before learning
+    # The last training phase has no rollout after it.
+    last = max(1, options.get("gradient_steps", 1)) * options.get("train_freq", 1) / options.get("train_freq", 1)
+    assert expected / 2 - 0.5 * last - 1.5 <= sum(count) <= expected / 2
+
+
+def test_training_by_episodes():
+    model = SAC("MlpPolicy", lines(1), **OFF, **net(), train_freq=(1, "episode"), gradient_steps=-1)
+    model.learn(120, callback=(callback := RecallTracesCallback(SMALL)))
+    callback._observe()
+    assert callback.recall.memory.time > 100
+    assert callback.recall.buffer[0].mask.any()
+
+
+def test_short_rollouts_do_not_recall_after_each():
+    config = RecallConfig(update_every=50, trace_length=10, search_length=10, model=SMALL.model)
+    callback, updates = RecallTracesCallback(config), []
+    model = A2C("MlpPolicy", lines(2), **net())  # rollouts of 10 steps
+    model.learn(10, callback=callback)
+    original = callback.recall.update
+    callback.recall.update = lambda value: (updates.append(1), original(value))[1]
+    model.learn(200, callback=callback, reset_num_timesteps=False)
+    assert 3 <= len(updates) <= 5
+
+
+@pytest.mark.parametrize("algorithm", [PPO, SAC])
+def test_states_of_high_value_by_the_models_own_critic(algorithm):
+    config = RecallConfig(source="critic", trace_length=10, search_length=10, model=SMALL.model)
+    model = algorithm("MlpPolicy", lines(2, normalized=True), **(ON | {"batch_size": 16} if algorithm is PPO else OFF), **net())
+    model.learn(96, callback=(callback := RecallTracesCallback(config)))
+    assert callback.recall.buffer[0].mask.any()
+
+
+# Company -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:rich is experimental")
+def test_other_callbacks_and_the_progress_bar(tmp_path):
+    model = PPO("MlpPolicy", lines(2), **ON, batch_size=16, **net())
+    recall = RecallTracesCallback(SMALL)
+    others = [
+        EvalCallback(DummyVecEnv([lambda: Monitor(Line())]), eval_freq=20, n_eval_episodes=1, verbose=0),
+        CheckpointCallback(20, str(tmp_path)),
+    ]
+    model.learn(96, callback=CallbackList([recall, *others]), progress_bar=True)
+    assert list(tmp_path.glob("*.zip"))
+    model.save(tmp_path / "model.zip")
+    assert PPO.load(tmp_path / "model.zip", env=lines(2)).num_timesteps == 96
+
+
+def test_what_is_logged(tmp_path):
+    from stable_baselines3.common.logger import configure
+
+    model = PPO("MlpPolicy", lines(2), **ON, batch_size=16, **net())
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(320, callback=RecallTracesCallback(SMALL), log_interval=3)
+    model.logger.close()
+    header = (tmp_path / "progress.csv").read_text().splitlines()[0].split(",")
+    names = "model_loss imitation_loss traces trace_length states states_return best_return novelty_share seconds"
+    assert {f"recall/{name}" for name in names.split()} <= set(header)
+
+
+def test_save_and_load_go_on_exactly(tmp_path):
+    path = tmp_path / "callback.safetensors"
+    model = PPO("MlpPolicy", lines(2), **ON, batch_size=16, seed=0, **net())
+    model.learn(160, callback=(callback := RecallTracesCallback(SMALL, seed=5)))
+    callback.save(path)
+    held = callback._steps[0]
+    loaded = RecallTracesCallback()
+    loaded.load(path)
+    loaded.init_callback(model)
+    assert loaded.config == SMALL
+    assert loaded.seed == 5
+    # The environments of the saved run are gone: its open episodes end.
+    assert loaded.recall.memory.time == callback.recall.memory.time + 1
+    assert bool((loaded.recall.memory.steps.truncated[0, :, callback.recall.memory.time] | held.terminated).all())
+    callback._break_off()
+    callback._observe(keep=0)
+    for _ in range(3):
+        a, b = (x.recall.update(x._value) for x in (callback, loaded))
+        assert a.keys() == b.keys()
+        for x, y in zip(callback.recall.buffer, loaded.recall.buffer, strict=True):
+            assert torch.equal(x.obs, y.obs)
+            assert torch.equal(x.actions, y.actions)
+        assert torch.equal(callback.recall.sample(9).obs, loaded.recall.sample(9).obs)
+    model.learn(32, callback=loaded)
+
+
+def test_files_that_are_not_one(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        RecallTracesCallback().load(tmp_path / "nothing")
+    (tmp_path / "junk").write_bytes(b"junk" * 100)
+    with pytest.raises(ValueError, match="is not a saved RecallTracesCallback"):
+        RecallTracesCallback().load(tmp_path / "junk")
+    with pytest.raises(ValueError, match="nothing to save"):
+        RecallTracesCallback().save(tmp_path / "early")
+    model = PPO("MlpPolicy", lines(2), **ON, batch_size=16, **net())
+    model.learn(32, callback=(callback := RecallTracesCallback(SMALL)))
+    callback.save(tmp_path / "two")
+    other = RecallTracesCallback()
+    other.load(tmp_path / "two")
+    with pytest.raises(ValueError, match="with 2 environments, not 3"):
+        PPO("MlpPolicy", lines(3), **ON, batch_size=16, **net()).learn(48, callback=other)
+
+
+# Who is not served -------------------------------------------------------------------------------------------------------
+
+
+class Odd(Line):
+    def __init__(self, space):
+        super().__init__(discrete=True)
+        self.observation_space = space
+
+    def observe(self):
+        return self.observation_space.sample()
+
+
+IMAGE = spaces.Box(0, 255, (36, 36, 3), np.uint8)
+
+
+def test_models_that_cannot_be_served_are_refused_when_training_starts():
+    contrib = pytest.importorskip("sb3_contrib")
+    refused = [
+        (DQN("MlpPolicy", lines(1, discrete=True)), "DQN has no actor.*PPO, A2C, SAC, TD3, DDPG, TRPO and TQC"),
+        (PPO("MultiInputPolicy", Odd(spaces.Dict(a=spaces.Discrete(3)))), "observations of PPO.*Dict"),
+        (PPO("CnnPolicy", Odd(IMAGE)), "observations of PPO.*FlattenObservation"),
+        (contrib.RecurrentPPO("MlpLstmPolicy", lines(1)), "recurrent"),
+        (contrib.MaskablePPO("MlpPolicy", lines(1, discrete=True)), "masks"),
+        (contrib.QRDQN("MlpPolicy", lines(1, discrete=True)), "QRDQN has no actor"),
+        (contrib.ARS("LinearPolicy", lines(1)), "ARS has no actor"),
+    ]
+    for model, message in refused:
+        with pytest.raises(ValueError, match=message) as error:
+            model.learn(10, callback=RecallTracesCallback())
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="use another source"):
+        RecallTracesCallback(RecallConfig(source="given"))
+
+
+def test_contributed_algorithms_are_served():
+    contrib = pytest.importorskip("sb3_contrib")
+    for model in (
+        contrib.TRPO("MlpPolicy", lines(2), **ON, batch_size=16, **net()),
+        contrib.TQC("MlpPolicy", lines(2), **OFF, **net()),
+    ):
+        config = RecallConfig(source="critic", trace_length=10, search_length=10, model=SMALL.model)
+        model.learn(96, callback=(callback := RecallTracesCallback(config)))
+        for group in callback.actor.optimizer.param_groups:
+            group["lr"] = 0.02
+        assert np.median(np.abs(steer(model, callback, -1.2) + 1.2)) < 0.3
+
+
+def test_another_environment_needs_another_callback():
+    callback = RecallTracesCallback(SMALL)
+    PPO("MlpPolicy", lines(2), **ON, batch_size=16, **net()).learn(32, callback=callback)
+    with pytest.raises(ValueError, match="make a new one"):
+        PPO("MlpPolicy", lines(3), **ON, batch_size=16, **net()).learn(32, callback=callback)
