@@ -10,6 +10,7 @@ layouts into `runs/four_rooms/layouts`, stratified by layout.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
@@ -50,9 +51,9 @@ def run(task: str, arm: str) -> None:
     assert not code, f"compare failed with exit code {code}"
 
 
-def join(name: str, folders: Sequence[pathlib.Path], title: str) -> None:
-    """Statistics and picture of several runs together."""
-    curves = read_curves(*folders)
+def join(name: str, tasks: Sequence[str], title: str) -> None:
+    """Statistics and picture of all arms that have been trained on some tasks, stratified by task."""
+    curves = [dataclasses.replace(read_curves(*finished(task))[0], task=task) for task in tasks]
     (FOLDER / name).mkdir(exist_ok=True)
     (FOLDER / name / "comparison.json").write_text(json.dumps(compare_arms(curves), indent=1))
     plot_comparison(curves, FOLDER / name / "curves.png", title=title)
@@ -76,9 +77,8 @@ if __name__ == "__main__":
                 run(task, arm)
             print(task, "done", flush=True)
     titles = {"19": "FourRooms-19", "19-slip": "FourRooms-19, 20% slip", "19-random": "FourRooms-19, random start and goal"}
-    for task in TASKS:
-        if finished(task):
-            join(task, finished(task), titles.get(task, TASKS[task][0]))
-    layouts = [folder for task in TASKS if "layout" in task for folder in finished(task)]
+    for task in filter(finished, TASKS):
+        join(task, [task], titles.get(task, TASKS[task][0]))
+    layouts = [task for task in TASKS if "layout" in task and finished(task)]
     if layouts:
-        join("layouts", layouts, "FourRooms-19, eight layouts with random doors, start and goal")
+        join("layouts", layouts, f"FourRooms-19, {len(layouts)} layouts with random doors, start and goal")

@@ -19,7 +19,7 @@ def open_folder(
 
     Args:
         options: Where, and whether to throw away what is there.
-        env_id: Name of the task.
+        env_id: The environment.
         configuration: Everything that decides the numbers.
         argv: The command line.
         go_on: Whether a run of the same configuration may be continued.
@@ -42,7 +42,7 @@ def open_folder(
                     f"{folder.path} has results with another configuration: {name} is {json.dumps(old)} there and "
                     f"{json.dumps(new)} here; choose another --out, or --overwrite them"
                 )
-        folder.start(env_id, configuration, describe_call(argv))
+        folder.start(options.task(env_id), configuration, describe_call(argv))
     except ValueError as error:
         raise UsageError(f"{one_line(error)}; choose another --out, or --overwrite it") from error
     except OSError as error:

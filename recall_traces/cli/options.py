@@ -74,6 +74,14 @@ class RunOptions:
             return dict(self.env)
         return {field.name: getattr(self.env, field.name) for field in dataclasses.fields(self.env)}
 
+    def task(self, env_id: str) -> str:
+        """Name of what is learned: the environment, and its options where they are not the defaults."""
+        changed = self.env_keywords
+        if not isinstance(self.env, dict):
+            defaults = type(self.env)()
+            changed = {name: value for name, value in changed.items() if value != getattr(defaults, name)}
+        return ", ".join([env_id, *(f"{name.replace('_', ' ')} {value}" for name, value in changed.items())])
+
     def check(self) -> None:
         """Refuse what is out of range.
 
