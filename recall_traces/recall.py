@@ -64,6 +64,8 @@ class RecallConfig:
     """Novelty targets are drawn in proportion to visits to the minus this."""
     novelty_floor: float = 0.05
     """Least share of novelty among the targets of 'auto'."""
+    novelty_ceiling: float = 0.5
+    """Largest share of novelty once there was some reward."""
     recent_episodes: int = 20
     """Over how many episodes 'auto' averages the policy's return."""
     cell_bins: int = 12
@@ -90,7 +92,7 @@ class RecallConfig:
         for name in ("imitation_coefficient", "imitation_updates", "imitation_ratio", "model_updates", "novelty_power"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        for name in ("novelty_floor", "top_fraction"):
+        for name in ("novelty_floor", "novelty_ceiling", "top_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
         choices = {"source": SOURCES, "traces_from": ("model", "record", "oracle"), "fit_on": ("all", "top")}
@@ -161,6 +163,7 @@ class RecallTraces:
             trace_length=c.trace_length,
             novelty_power=c.novelty_power,
             novelty_floor=c.novelty_floor,
+            novelty_ceiling=c.novelty_ceiling,
             recent_episodes=c.recent_episodes,
             given=None if given is None else given.to(self.device),
             generator=self.generator,

@@ -49,6 +49,7 @@ class HighValueStates:
         trace_length: A state needs recorded steps before it: at least half of this, or of its episode if that is shorter.
         novelty_power: Novelty targets are drawn in proportion to visits to the minus this.
         novelty_floor: Least share of novelty in `auto`.
+        novelty_ceiling: Largest share of it once there was some reward.
         recent_episodes: Over how many episodes the policy's return is averaged in `auto`.
         given: States to recall from with `given`, `(G, *observation)`.
         generator: Draws targets.
@@ -64,13 +65,15 @@ class HighValueStates:
         trace_length: int,
         novelty_power: float,
         novelty_floor: float,
+        novelty_ceiling: float,
         recent_episodes: int,
         given: Tensor | None,
         generator: torch.Generator,
     ) -> None:
         self.source, self.memory, self.cells, self.generator = source, memory, cells, generator
         self.top_states, self.trace_length, self.given = top_states, trace_length, given
-        self.novelty_power, self.novelty_floor, self.recent_episodes = novelty_power, novelty_floor, recent_episodes
+        self.novelty_power, self.recent_episodes = novelty_power, recent_episodes
+        self.novelty_floor, self.novelty_ceiling = novelty_floor, novelty_ceiling
         num_seeds, device = len(memory.age), memory.age.device
         per_cell = (num_seeds, cells.num_cells)
         self.visits = torch.zeros(per_cell, device=device)
@@ -119,7 +122,7 @@ class HighValueStates:
         idling: not something to recall.
         """
         lacking = 1 - self.recent_return / self.best_episode
-        share = lacking.clamp(self.novelty_floor, 1.0)
+        share = lacking.clamp(self.novelty_floor, self.novelty_ceiling)
         return torch.where(self.best_episode > 0, share, 1.0)
 
     def choose(self, count: int, value: Value | None) -> Targets:

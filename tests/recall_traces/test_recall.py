@@ -365,6 +365,7 @@ def test_top_trajectories_alone_can_be_fitted() -> None:
         ("memory_size", 0, "at least 1"),
         ("imitation_coefficient", -0.5, "not be negative"),
         ("novelty_floor", -0.1, r"\[0, 1\]"),
+        ("novelty_ceiling", 1.5, r"\[0, 1\]"),
     ],
 )
 def test_a_number_or_name_out_of_range_is_refused(name: str, value: Any, message: str) -> None:

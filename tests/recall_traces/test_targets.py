@@ -30,7 +30,8 @@ def make_states(
 ) -> HighValueStates:
     cells = Cells(space, seeds, 12, 0, "cpu")
     memory = Memory(space, action_space or spaces.Discrete(3), cells, seeds, envs, memory_size, GAMMA, "cpu")
-    defaults = {"top_states": 16, "trace_length": 60, "novelty_power": 1.0, "novelty_floor": 0.05, "recent_episodes": 4}
+    defaults = {"top_states": 16, "trace_length": 60, "recent_episodes": 4}
+    defaults |= {"novelty_power": 1.0, "novelty_floor": 0.05, "novelty_ceiling": 1.0}
     generator = torch.Generator().manual_seed(0)
     return HighValueStates(source, memory, cells, given=given, generator=generator, **(defaults | options))
 
@@ -216,6 +217,18 @@ def test_the_share_of_novelty_is_what_the_recent_return_lacks_of_the_best() -> N
     observe(states, walk(*range(11), reward=1.0))
     novel = states.choose(20_000, None).novel.float().mean()
     assert float(novel) == pytest.approx(1 - 0.25 / 2, abs=0.02)
+
+
+def test_novelty_never_takes_everything_once_there_was_reward() -> None:
+    """Or a policy that chases what is novel would never come back to what is good."""
+    states = make_states("auto", novelty_ceiling=0.4)
+    observe(states, walk(*range(11), reward=0.0))
+    assert states.novelty_share().tolist() == [1.0]
+    observe(states, walk(*range(11), reward=1.0))
+    for _ in range(20):
+        observe(states, walk(*range(11), reward=0.0))
+    torch.testing.assert_close(states.novelty_share(), torch.tensor([0.4]))
+    assert float(states.choose(20_000, None).novel.float().mean()) == pytest.approx(0.4, abs=0.02)
 
 
 def test_seeds_have_shares_of_their_own() -> None:
