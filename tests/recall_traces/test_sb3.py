@@ -1,5 +1,8 @@
 """The callback, with Stable-Baselines3's own models."""
 
+import sys
+
+import cloudpickle
 import gymnasium
 import numpy as np
 import pytest
@@ -111,7 +114,10 @@ def test_discrete_actions_and_one_environment():
 
 
 def test_environments_in_other_processes():
+    module = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(module)  # the other process may not be able to import the tests
     env = SubprocVecEnv([Line, Line])
+    cloudpickle.unregister_pickle_by_value(module)
     callback = RecallTracesCallback(SMALL)
     PPO("MlpPolicy", env, **ON, batch_size=16, **net()).learn(64, callback=callback)
     env.close()
