@@ -33,6 +33,8 @@ class BacktrackingConfig:
     """Adam's step size for a network at the beginning of a call of `fit`; it falls linearly to 0."""
     batch_size: int = 256
     """Transitions of one seed in a network's update."""
+    share_contexts: bool = True
+    """Let a table of `MultiDiscrete` states learn under one context, such as a goal, what serves under all others."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -80,7 +82,7 @@ class BacktrackingModel:
                     f"a table needs finite states and actions, not {observation_space} and {action_space}: set kind to 'network'"
                 )
             self.density: TableModel | NetworkModel = TableModel(
-                self.observation_space, self.action_space, num_seeds, self.generator, self.device
+                self.observation_space, self.action_space, num_seeds, config.share_contexts, self.generator, self.device
             )
         else:
             self.density = NetworkModel(

@@ -1,4 +1,4 @@
-"""Pictures of learning curves, drawn from `curves.csv` alone.
+"""Pictures of learning curves, drawn from what runs left on disk, without anything that trains.
 
 The left side shows the interquartile mean of every arm with its 95% interval and every seed as a faint line: all arms in one
 panel while they are few, else one panel for each. The right side shows what each seed of each arm came to: its steps to
@@ -102,32 +102,6 @@ def plot_comparison(
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=150, format="png", metadata={"Software": None})
     return out
-
-
-def plot_runs(
-    paths: Sequence[str | Path],
-    out_png: str | Path,
-    *,
-    metric: str = "success",
-    threshold: float | None = None,
-    title: str | None = None,
-) -> Path:
-    """Draw several runs in one picture; arms of the same name in two of them are called `folder/arm`.
-
-    Args:
-        paths: run folders or files.
-        out_png: where the picture goes.
-        metric: as in `plot_comparison`.
-        threshold: as in `plot_comparison`.
-        title: by default the names of the tasks.
-
-    Returns:
-        The path of the picture.
-
-    Raises:
-        ValueError: a run is missing or holds no table of curves.
-    """
-    return plot_comparison(read_curves(*paths, prefix_clashes=True), out_png, metric=metric, threshold=threshold, title=title)
 
 
 def _load(curves: Curves | Sequence[Curves] | str | Path | Sequence[str | Path]) -> list[Curves]:

@@ -60,7 +60,7 @@ class RecallConfig:
     """Share of remembered steps whose trajectories count as top."""
     top_states: int = 16
     """How many states count as high in value."""
-    novelty_power: float = 1.0
+    novelty_power: float = 2.0
     """Novelty targets are drawn in proportion to visits to the minus this."""
     novelty_floor: float = 0.05
     """Least share of novelty among the targets of 'auto'."""
@@ -269,7 +269,8 @@ class RecallTraces:
         best = best + torch.arange(num_targets, device=self.device) * c.candidates
         seeds = torch.arange(self.num_seeds, device=self.device)[:, None]
         obs, actions, mask = (x[seeds, best][:, :, -c.trace_length :] for x in (traces.obs, traces.actions, reached))
-        mask = mask & targets.active[..., None]
+        from_somewhere = steps.gather(1, best) > length
+        mask = mask & targets.active[..., None] & (self.last_visits(obs, mask) | ~from_somewhere[..., None])
         return Traces(obs, actions, mask, mask.float())
 
     def ways(self, targets: Targets, length: int) -> Traces:
@@ -296,6 +297,15 @@ class RecallTraces:
         moved = obs != next_obs
         mask = mask & held[..., None] & (moved.flatten(3).any(-1) if moved.dim() > 3 else moved)
         return Traces(obs, actions, mask, mask.float())
+
+    def last_visits(self, obs: Tensor, mask: Tensor) -> Tensor:
+        """Which steps of traces `(S, B, L, ...)` no later one leaves the same cell as: loops on the way are cut out.
+
+        For traces that do not come from a start, which no count of steps could choose among.
+        """
+        cells = self.cells(obs.flatten(1, 2)).unflatten(1, mask.shape[1:])
+        again = (cells[..., :, None] == cells[..., None, :]) & mask[..., None, :]
+        return ~again.triu(1).any(-1)
 
     def from_start(self, traces: Traces) -> tuple[Tensor, Tensor]:
         """Cut traces before the last time they leave a start.

@@ -228,8 +228,10 @@ class RecallTracesCallback(BaseCallback):
     @contextmanager
     def _timed(self) -> Iterator[None]:
         began = time.perf_counter()
-        yield
-        self.seconds += time.perf_counter() - began
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - began
         self.logger.record("recall/seconds", self.seconds)
 
     # -- set up, save, load -----------------------------------------------------------------------------------------

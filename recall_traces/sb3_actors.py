@@ -6,6 +6,7 @@ Public attributes only, so that this holds for every version and for whoever bui
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ INSIDE = 1 - 1e-3
 """Recorded actions at a bound are moved this far inside: there a squashed Gaussian has an infinite density."""
 
 
-class Actor:
+class Actor(ABC):
     """One model's actor. Observations and actions are batches as the policy's networks take them, `(B, ...)`.
 
     Args:
@@ -42,13 +43,13 @@ class Actor:
         if isinstance(space, spaces.Box):
             self.low, self.high = (torch.as_tensor(bound, device=model.device) for bound in (space.low, space.high))
 
+    @abstractmethod
     def loss(self, obs: Tensor, actions: Tensor) -> Tensor:
         """What imitation lowers, `(B,)`: -log π(a | s), or the squared error of an actor that has no distribution."""
-        raise NotImplementedError
 
+    @abstractmethod
     def value(self, obs: Tensor) -> Tensor:
         """V(s), `(B,)`."""
-        raise NotImplementedError
 
     def scaled(self, actions: Tensor) -> Tensor:
         """Actions from the environment's bounds to [-1, 1]."""

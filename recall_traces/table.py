@@ -9,11 +9,16 @@ from gymnasium import spaces
 from torch import Tensor
 
 from recall_traces.data import Transitions
-from recall_traces.spaces import ObservationSpace, num_states, state_at, state_index
+from recall_traces.spaces import ObservationSpace, factor_sizes, num_states, state_at, state_index
 
 
 class TableModel:
     """q(a, s | s') = count(s, a, s') / count(s'), kept as a sorted list of the triples that were seen.
+
+    Where a `MultiDiscrete` state has contexts, factors that differ between episodes but never change within one (a goal), what
+    leads where is counted without them, so that what was learnt under one context serves all: q(a, s | s') is then that of
+    the other factors, and s has the context of s'. A factor that turns out to be one, or to be none, changes what is
+    counted, and that seed starts counting anew.
 
     A row is a pair (seed, s'). Sampling draws a number below the row's count and looks it up in the running sum of all
     counts, so that it costs the same however large the space is.
@@ -22,6 +27,7 @@ class TableModel:
         observation_space: Finite.
         action_space: `Discrete`.
         num_seeds: `S`.
+        share_contexts: Look for contexts; else each is a state of its own.
         generator: Draws samples.
         device: Where everything is kept.
     """
@@ -34,15 +40,13 @@ class TableModel:
         observation_space: ObservationSpace,
         action_space: spaces.Discrete,
         num_seeds: int,
+        share_contexts: bool,
         generator: torch.Generator,
         device: torch.device | str,
     ) -> None:
-        self.space, self.num_actions, self.num_seeds, self.generator = (
-            observation_space,
-            int(action_space.n),
-            num_seeds,
-            generator,
-        )
+        self.space, self.num_seeds, self.generator = observation_space, num_seeds, generator
+        self.num_actions = int(action_space.n)
+        self.share_contexts = share_contexts and isinstance(observation_space, spaces.MultiDiscrete)
         self.num_states = num_states(observation_space)
         if num_seeds * self.num_states**2 * self.num_actions >= 2**62:
             raise ValueError(f"{observation_space} has too many states for a table: set kind to 'network'")
@@ -51,6 +55,10 @@ class TableModel:
 
     def reset(self) -> None:
         """Forget everything."""
+        factors = (self.num_seeds, len(factor_sizes(self.space)))
+        self.lowest = torch.full(factors, torch.iinfo(torch.int64).max, device=self.device)
+        self.highest = torch.full(factors, -1, device=self.device)
+        self.moves = torch.zeros(factors, dtype=torch.bool, device=self.device)
         self.index(*torch.zeros(2, 0, dtype=torch.int64, device=self.device))
 
     def index(self, keys: Tensor, counts: Tensor) -> None:
@@ -67,20 +75,42 @@ class TableModel:
         """Sums of what comes before each entry, and of all, `(M + 1,)`."""
         return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
+    def contexts(self) -> Tensor:
+        """Which factors took several values and never changed in a step, bool `(S, factors)`."""
+        return (self.lowest < self.highest) & ~self.moves
+
+    def find_contexts(self, transitions: Transitions, learns: Tensor) -> None:
+        """Look at new transitions of the seeds that learn `(S,)`; those whose contexts change forget what they counted."""
+        before, learns = self.contexts(), learns[:, None]
+        obs, next_obs = transitions.obs, transitions.next_obs
+        self.lowest = torch.where(learns, torch.minimum(self.lowest, obs.amin(1)), self.lowest)
+        self.highest = torch.where(learns, torch.maximum(self.highest, obs.amax(1)), self.highest)
+        self.moves |= (obs != next_obs).any(1) & learns
+        changed = (before != self.contexts()).any(1)
+        kept = ~changed[self.keys // (self.num_states**2 * self.num_actions)]
+        self.index(self.keys[kept], self.counts[kept])
+
+    def number(self, obs: Tensor) -> Tensor:
+        """Number of each state, that of 0 in place of its contexts, `(S, B)`."""
+        return state_index(obs * ~self.contexts()[:, None] if self.share_contexts else obs, self.space)
+
     def row(self, next_obs: Tensor) -> Tensor:
         """Row of each successor, `(S, B)`."""
-        state = state_index(next_obs, self.space)
+        state = self.number(next_obs)
         return state + torch.arange(self.num_seeds, device=self.device)[:, None] * self.num_states
 
     def key(self, obs: Tensor, actions: Tensor, next_obs: Tensor) -> Tensor:
         """Number of each triple, `(S, B)`."""
-        return (self.row(next_obs) * self.num_actions + actions) * self.num_states + state_index(obs, self.space)
+        return (self.row(next_obs) * self.num_actions + actions) * self.num_states + self.number(obs)
 
     def fit(self, transitions: Transitions, updates: int, active: Sequence[bool] | None) -> dict[str, Tensor]:
         """Count the transitions of the active seeds, whatever `updates` is. The loss is that of this batch, after counting."""
+        learns = torch.ones(self.num_seeds, dtype=torch.bool) if active is None else torch.tensor(active)
+        learns = learns.to(self.device)
+        if self.share_contexts:
+            self.find_contexts(transitions, learns)
         keys = self.key(transitions.obs, transitions.actions, transitions.next_obs)
-        if active is not None:
-            keys = torch.where(torch.tensor(active, device=self.device)[:, None], keys, -1)  # -1 sorts first and is cut off
+        keys = torch.where(learns[:, None], keys, -1)  # -1 sorts first and is cut off
         new = keys.flatten()
         merged, places = torch.cat([self.keys, new]).unique(return_inverse=True)
         counts = torch.zeros_like(merged).index_add_(0, places, torch.cat([self.counts, torch.ones_like(new)]))
@@ -119,13 +149,18 @@ class TableModel:
         place = torch.searchsorted(cumulative, low + (uniform * (high - low)).long(), right=True) - 1
         key = self.keys[place.clamp(max=len(self.keys) - 1)]
         actions = torch.where(known, key // self.num_states % self.num_actions, 0)
-        states = torch.where(known, key % self.num_states, state_index(next_obs, self.space))
+        after = state_index(next_obs, self.space)
+        contexts = after - self.number(next_obs)  # what they add to a state's number
+        states = torch.where(known, key % self.num_states + contexts, after)
         return actions, state_at(states, self.space), known
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The triples and their counts."""
-        return {"keys": self.keys, "counts": self.counts}
+        """The triples, their counts, and what is known of contexts."""
+        names = ("keys", "counts", "lowest", "highest", "moves")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over what `state_dict` gave."""
+        for name in ("lowest", "highest", "moves"):
+            setattr(self, name, state[name].clone())
         self.index(state["keys"].clone(), state["counts"].clone())

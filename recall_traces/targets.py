@@ -160,7 +160,9 @@ class HighValueStates:
         """Stamps of the best arrivals in the cells with the highest positive return, `(S, count)`, and whether there are any."""
         _, held = self.memory.find(self.best_arrivals)
         returns = torch.where(held, self.best_returns, -torch.inf)
-        best, cells = returns.topk(min(self.top_states, returns.shape[1]), 1)
+        # Equals, such as many goals of the same reward, take turns.
+        shuffled = returns * (1 - 1e-6 * torch.rand(returns.shape, generator=self.generator, device=returns.device))
+        best, cells = shuffled.topk(min(self.top_states, returns.shape[1]), 1)
         which, some = draw((best > 0).float(), count, self.generator)
         return self.best_arrivals.gather(1, cells.gather(1, which)), some[:, None].expand(-1, count)
 

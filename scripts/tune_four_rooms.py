@@ -1,10 +1,11 @@
-"""Choose the settings of every arm on FourRooms-15, six settings each, on seeds that no comparison uses.
+"""Choose the settings of every arm on FourRooms-15, six settings each, on seeds and layouts that no comparison uses.
 
     python scripts/tune_four_rooms.py                    # all arms, one after the other; goes on where it stopped
     python scripts/tune_four_rooms.py --arms sil bonus   # some, so that two processes can share the work
 
-The score of a setting is the mean area under the success curve of 16 seeds over 20,000 steps. PPO's own settings are chosen on
-the arm `none` and shared by all arms; there the score is over 60,000 steps, since few of its seeds see the goal sooner.
+The score of a setting is the mean area under the success curve of 16 seeds over 20,000 steps and four tasks: the default layout,
+two random ones, and a random start and goal in every episode. PPO's own settings are chosen on the arm `none` and shared by all
+arms; there the score is that of the default layout over 60,000 steps, since few of its seeds see the goal sooner.
 Prints and writes `runs/tune/<arm>.json`.
 """
 
@@ -18,9 +19,15 @@ import torch
 from recall_traces.cli import main
 
 FOLDER = pathlib.Path("runs/tune")
+TASKS: dict[str, list[str]] = {
+    "default": [],
+    "layout-101": ["--env.layout-seed", "101"],
+    "layout-102": ["--env.layout-seed", "102"],
+    "random": ["--env.random-start", "--env.random-goal"],
+}
 IMITATION = [
-    ["--recall.imitation-updates", str(u), "--recall.trace-length", str(length)]
-    for u, length in itertools.product((4, 8, 16), (60, 100))
+    ["--recall.imitation-updates", str(u), "--recall.novelty-ceiling", str(ceiling)]
+    for u, ceiling in itertools.product((4, 8, 16), (0.05, 0.5))
 ]
 SETTINGS: dict[str, list[list[str]]] = {
     "none": [
@@ -37,23 +44,29 @@ SETTINGS: dict[str, list[list[str]]] = {
     ],
     "own-traces": IMITATION,
     "recall": IMITATION,
-    "recall-return": IMITATION,
+    "recall-return": [
+        ["--recall.imitation-updates", str(u), "--recall.trace-length", str(length)]
+        for u, length in itertools.product((4, 8, 16), (60, 100))
+    ],
     "recall-oracle": IMITATION,
     "recall+bonus": [
-        ["--recall.imitation-updates", str(u), "--bonus.coefficient", str(c)]
-        for u, c in itertools.product((4, 8, 16), (0.01, 0.03))
+        ["--recall.imitation-updates", u, "--recall.novelty-ceiling", ceiling, "--bonus.coefficient", c]
+        for (u, ceiling), c in itertools.product((("8", "0.05"), ("8", "0.5"), ("16", "0.05")), ("0.01", "0.03"))
     ],
 }
 
 
-def score(arm: str, number: int, setting: list[str]) -> float:
-    """Mean area under the success curve."""
-    out = FOLDER / f"{arm}-{number}"
-    steps = "60000" if arm == "none" else "20000"
-    common = ["--seeds", "16", "--seed", "1000", "--steps", steps, "--out", str(out), "--quiet"]
-    code = main(["compare", "FourRooms-15", "--agent", "ppo", "--arms", arm, *common, *setting])
-    assert not code, f"compare failed with exit code {code}"
-    return float(json.loads((out / "comparison.json").read_text())["arms"][arm]["area"]["mean"])
+def score(arm: str, number: int, setting: list[str]) -> dict[str, float]:
+    """Area under the success curve of each task, mean over seeds, and the mean over tasks."""
+    areas = {}
+    for task, options in TASKS.items() if arm != "none" else [("default", [])]:
+        out = FOLDER / f"{arm}-{number}" / task
+        steps = "60000" if arm == "none" else "20000"
+        common = ["--seeds", "16", "--seed", "1000", "--steps", steps, "--out", str(out), "--quiet"]
+        code = main(["compare", "FourRooms-15", "--agent", "ppo", "--arms", arm, *common, *options, *setting])
+        assert not code, f"compare failed with exit code {code}"
+        areas[task] = float(json.loads((out / "comparison.json").read_text())["arms"][arm]["area"]["mean"])
+    return {"mean": sum(areas.values()) / len(areas)} | areas
 
 
 if __name__ == "__main__":
@@ -62,7 +75,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     FOLDER.mkdir(parents=True, exist_ok=True)
     for arm in parser.parse_args().arms:
-        scores = [(score(arm, number, setting), " ".join(setting)) for number, setting in enumerate(SETTINGS[arm])]
+        scores = {" ".join(setting): score(arm, number, setting) for number, setting in enumerate(SETTINGS[arm])}
         (FOLDER / f"{arm}.json").write_text(json.dumps(scores, indent=1))
-        for area, setting in sorted(scores, reverse=True):
-            print(f"{arm:14s} area {area:.3f}  {setting}", flush=True)
+        for setting, areas in sorted(scores.items(), key=lambda item: -item[1]["mean"]):
+            print(f"{arm:14s} {setting:70s}", *(f"{task} {area:.3f}" for task, area in areas.items()), flush=True)

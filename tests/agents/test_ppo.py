@@ -690,10 +690,10 @@ class Replay(VecEnv):
         return [None] * self.num_envs
 
     def set_attr(self, attr_name, value, indices=None):
-        raise NotImplementedError
+        pass
 
     def env_method(self, method_name, *args, indices=None, **kwargs):
-        raise NotImplementedError
+        pass
 
     def env_is_wrapped(self, wrapper_class, indices=None):
         return [False] * self.num_envs

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.image import imread
 
 from recall_traces.curves import COLUMNS, read_curves
-from recall_traces.plotting import _spread, format_steps, plot_comparison, plot_runs
+from recall_traces.plotting import _spread, format_steps, plot_comparison
 
 
 def write(folder, arms, seeds=3, evaluations=6, success=True, reach=lambda arm, seed: 2 + arm):
@@ -23,7 +23,7 @@ def write(folder, arms, seeds=3, evaluations=6, success=True, reach=lambda arm, 
     return folder
 
 
-def check(picture, out):
+def assert_drawn(picture, out):
     assert picture == out
     assert picture.read_bytes().startswith(b"\x89PNG")
     pixels = imread(picture)[..., :3]
@@ -34,7 +34,7 @@ def check(picture, out):
 @pytest.mark.parametrize("arms", [1, 2, 5, 7, 10])
 def test_pictures_of_few_and_many_arms(tmp_path, arms):
     folder = write(tmp_path / "run", [f"arm-{number}" for number in range(arms)])
-    check(plot_comparison(folder, tmp_path / "new" / "curves.png"), tmp_path / "new" / "curves.png")
+    assert_drawn(plot_comparison(folder, tmp_path / "new" / "curves.png"), tmp_path / "new" / "curves.png")
 
 
 @pytest.mark.parametrize(
@@ -51,27 +51,28 @@ def test_pictures_of_few_and_many_arms(tmp_path, arms):
 )
 def test_pictures_of_edge_cases(tmp_path, options):
     folder = write(tmp_path / "run", ["none", "re$call$"], **options)
-    check(plot_comparison(folder, tmp_path / "curves.png", title="a title of $5"), tmp_path / "curves.png")
+    assert_drawn(plot_comparison(folder, tmp_path / "curves.png", title="a title of $5"), tmp_path / "curves.png")
 
 
 def test_an_arm_without_any_value_does_not_stop_the_picture(tmp_path):
     folder = write(tmp_path / "run", ["none"])
     with (folder / "curves.csv").open("a", newline="") as file:
         csv.writer(file).writerow(["recall", 0, 0, "", "", "", ""])
-    check(plot_comparison(folder, tmp_path / "curves.png"), tmp_path / "curves.png")
+    assert_drawn(plot_comparison(folder, tmp_path / "curves.png"), tmp_path / "curves.png")
     more = [write(tmp_path / name, [name]) for name in "abcde"]
-    check(plot_runs([folder, *more], tmp_path / "runs.png"), tmp_path / "runs.png")
+    assert_drawn(plot_comparison([folder, *more], tmp_path / "runs.png"), tmp_path / "runs.png")
 
 
 def test_returns_with_a_threshold(tmp_path):
     folder = write(tmp_path / "run", ["none", "recall"], success=False)
-    check(plot_comparison(read_curves(folder), tmp_path / "curves.png", threshold=5), tmp_path / "curves.png")
+    assert_drawn(plot_comparison(read_curves(folder), tmp_path / "curves.png", threshold=5), tmp_path / "curves.png")
 
 
 def test_several_tasks_and_runs(tmp_path):
     folders = [write(tmp_path / name, ["none", "recall"]) for name in ("a", "b", "c", "d")]
-    check(plot_comparison(folders, tmp_path / "pooled.png"), tmp_path / "pooled.png")
-    check(plot_runs(folders, tmp_path / "runs.png"), tmp_path / "runs.png")
+    assert_drawn(plot_comparison(folders, tmp_path / "pooled.png"), tmp_path / "pooled.png")
+    apart = read_curves(*folders, prefix_clashes=True)
+    assert_drawn(plot_comparison(apart, tmp_path / "runs.png"), tmp_path / "runs.png")
 
 
 def test_the_same_data_give_the_same_picture(tmp_path):
@@ -82,9 +83,7 @@ def test_the_same_data_give_the_same_picture(tmp_path):
 
 def test_nothing_to_draw_is_said(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
-        plot_runs([tmp_path], tmp_path / "runs.png")
-    with pytest.raises(ValueError, match="No curves"):
-        plot_runs([], tmp_path / "runs.png")
+        plot_comparison([tmp_path], tmp_path / "runs.png")
     with pytest.raises(ValueError, match="No curves"):
         plot_comparison([], tmp_path / "runs.png")
     assert not (tmp_path / "runs.png").exists()

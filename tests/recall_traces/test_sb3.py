@@ -189,18 +189,16 @@ def test_the_first_ratio_of_every_rollout_is_1(discrete):
     assert callback.recall.buffer[0].mask.any()
 
 
-@pytest.mark.parametrize("use_sde", [False, True])
-@pytest.mark.parametrize(("algorithm", "options"), SERVED)
-def test_without_weight_nothing_changes_bit_for_bit(algorithm, options, use_sde):
-    if use_sde:
-        if algorithm in (TD3, DDPG):
-            pytest.skip("has no state-dependent exploration")
-        options = options | {"use_sde": True}
+STATE_DEPENDENT = [(algorithm, options | {"use_sde": True}) for algorithm, options in SERVED if algorithm not in (TD3, DDPG)]
+
+
+@pytest.mark.parametrize(("algorithm", "options"), [*SERVED, *STATE_DEPENDENT])
+def test_without_weight_nothing_changes_bit_for_bit(algorithm, options):
     finals = []
     for callback in (None, RecallTracesCallback(RecallConfig(imitation_coefficient=0.0, trace_length=10, search_length=10))):
         model = algorithm("MlpPolicy", lines(2), seed=3, **options, **net())
         model.learn(96, callback=callback)
-        finals.append((parameters(model.policy), np.random.random(), torch.rand(3)))  # noqa: NPY002
+        finals.append((parameters(model.policy), np.random.random(), torch.rand(3)))  # noqa: NPY002  # the global one is the point
     assert torch.equal(finals[0][0], finals[1][0])
     assert finals[0][1] == finals[1][1]
     assert torch.equal(finals[0][2], finals[1][2])

@@ -13,8 +13,9 @@ from recall_traces.table import TableModel
 STATES, ACTIONS = 5, 3
 
 
-def make_table(seeds: int = 2, space: spaces.Space | None = None) -> TableModel:
-    return TableModel(space or spaces.Discrete(STATES), spaces.Discrete(ACTIONS), seeds, torch.Generator().manual_seed(0), "cpu")
+def make_table(seeds: int = 2, space: spaces.Space | None = None, share: bool = True) -> TableModel:
+    generator = torch.Generator().manual_seed(0)
+    return TableModel(space or spaces.Discrete(STATES), spaces.Discrete(ACTIONS), seeds, share, generator, "cpu")
 
 
 def batch(count: int, seed: int, seeds: int = 2) -> Transitions:
@@ -140,3 +141,81 @@ def test_saved_counts_come_back_and_forgetting_forgets() -> None:
 def test_too_many_states_for_a_key_are_refused() -> None:
     with pytest.raises(ValueError, match="'network'"):
         BacktrackingModel(spaces.Discrete(2**31), spaces.Discrete(3), config=BacktrackingConfig(kind="table"))
+
+
+# Contexts
+
+PLACE_AND_GOAL = spaces.MultiDiscrete([STATES, 4])
+
+
+def steps(*rows: tuple[int, int, int, int], seeds: int = 2) -> Transitions:
+    """Each row is (place, action, next place, goal)."""
+    place, actions, next_place, goal = (torch.tensor(column).expand(seeds, -1) for column in zip(*rows, strict=True))
+    flags = torch.zeros(seeds, len(rows), dtype=torch.bool)
+    obs, next_obs = torch.stack((place, goal), -1), torch.stack((next_place, goal), -1)
+    return Transitions(obs, actions, torch.zeros(seeds, len(rows)), next_obs, flags, flags)
+
+
+def test_what_was_learnt_under_one_goal_serves_under_another_and_the_goal_stays() -> None:
+    table = make_table(space=PLACE_AND_GOAL)
+    data = steps((0, 1, 2, 3), (4, 0, 3, 0), (3, 2, 2, 1))
+    table.fit(data, 0, None)
+    actions, obs, known = table.sample(torch.tensor([2, 2]).expand(2, 500, -1), moving=True)  # no step went there with goal 2
+    assert known.all()
+    found = Counter(zip(actions.flatten().tolist(), map(tuple, obs.flatten(0, 1).tolist()), strict=True))
+    assert set(found) == {(1, (0, 2)), (2, (3, 2))}
+    assert 400 < found[1, (0, 2)] < 600
+    asked = steps((0, 1, 2, 2), (4, 0, 3, 2), (4, 0, 2, 2))
+    torch.testing.assert_close(
+        table.log_prob(asked.obs, asked.actions, asked.next_obs).exp(), torch.tensor([[0.5, 1, 0]]).expand(2, -1)
+    )
+
+
+def test_without_sharing_every_goal_is_a_world_of_its_own() -> None:
+    table = make_table(space=PLACE_AND_GOAL, share=False)
+    table.fit(steps((0, 1, 2, 3), (4, 0, 3, 0), (3, 2, 2, 1)), 0, None)
+    assert not table.sample(torch.tensor([2, 2]).expand(2, 5, -1))[2].any()
+    assert table.sample(torch.tensor([2, 3]).expand(2, 5, -1))[2].all()
+
+
+def test_a_factor_that_changes_within_an_episode_is_no_context() -> None:
+    table = make_table(space=PLACE_AND_GOAL)
+    data = steps((0, 1, 2, 3), (4, 0, 3, 0))
+    data.next_obs[..., 0, 1] = 1  # as a key that is picked up
+    table.fit(data, 0, None)
+    assert table.sample(torch.tensor([2, 1]).expand(2, 5, -1))[1].tolist() == [[[0, 3]] * 5] * 2
+    assert not table.sample(torch.tensor([2, 3]).expand(2, 5, -1))[2].any()
+
+
+def test_a_seed_whose_contexts_change_counts_anew_and_the_others_go_on() -> None:
+    table, goals = make_table(space=PLACE_AND_GOAL), steps((0, 1, 2, 3), (4, 0, 3, 0))
+    table.fit(goals, 0, None)
+    moved = steps((1, 1, 0, 2))
+    moved.next_obs[1, 0, 1] = 0  # in the second seed alone the goal moves after all
+    table.fit(moved, 0, None)
+    known = table.sample(torch.tensor([[3, 0], [0, 2], [0, 0]]).expand(2, -1, -1))[2]
+    assert known.tolist() == [[True, True, True], [False, False, True]]
+    assert table.contexts().tolist() == [[False, True], [False, False]]
+
+
+def test_seeds_of_a_fleet_find_contexts_as_if_alone_and_a_saved_table_goes_on() -> None:
+    chunks = [steps((0, 1, 2, 3), (1, 0, 2, 3)), steps((4, 0, 3, 0)), steps((3, 1, 2, 1))]
+    chunks[1].obs[1, 0, 1] = chunks[1].next_obs[1, 0, 1] = 3  # the second seed meets its second goal later
+    fleet, alone = make_table(space=PLACE_AND_GOAL), [make_table(1, PLACE_AND_GOAL) for _ in range(2)]
+    for number, chunk in enumerate(chunks):
+        if number == 2:
+            restored = make_table(space=PLACE_AND_GOAL)
+            restored.load_state_dict(fleet.state_dict())
+            fleet = restored
+        fleet.fit(chunk, 0, None)
+        for s in range(2):
+            alone[s].fit(chunk.map(lambda x, s=s: x[s : s + 1]), 0, None)
+    places = torch.cartesian_prod(torch.arange(STATES), torch.arange(ACTIONS), torch.arange(STATES), torch.arange(4))
+    asked = steps(*map(tuple, places.tolist()))
+    together = fleet.log_prob(asked.obs, asked.actions, asked.next_obs)
+    for s in range(2):
+        mine = asked.map(lambda x, s=s: x[s : s + 1])
+        torch.testing.assert_close(together[s], alone[s].log_prob(mine.obs, mine.actions, mine.next_obs)[0])
+    assert fleet.contexts().tolist() == [[False, True], [False, True]]
+    # The first seed forgot what came before its second goal, the second what came before its third chunk.
+    assert [(fleet.keys // (fleet.num_states**2 * ACTIONS) == s).sum().item() for s in range(2)] == [2, 1]

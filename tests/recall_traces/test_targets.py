@@ -70,6 +70,16 @@ def chosen(states: HighValueStates, count: int = 2000, value: Callable[[Tensor],
 # Return
 
 
+def test_of_equal_returns_all_take_turns_and_a_better_one_stays() -> None:
+    states = make_states("return", top_states=2)
+    for goal in (5, 6, 7, 8):
+        observe(states, walk(0, goal, reward=1.0))
+    observe(states, walk(0, 9, reward=1.1))
+    seen = [chosen(states)[0] for _ in range(50)]
+    assert all(len(pair) == 2 and 9 in pair for pair in seen)
+    assert set.union(*seen) == {5, 6, 7, 8, 9}
+
+
 def test_return_holds_the_goal_itself_and_what_has_enough_past() -> None:
     states = make_states("return")
     observe(states, walk(*range(11), reward=1.0))
