@@ -1,5 +1,6 @@
 """The callback, with Stable-Baselines3's own models."""
 
+import math
 import sys
 
 import cloudpickle
@@ -247,6 +248,20 @@ def test_the_loss_is_the_policys_own_log_probability():
     with torch.no_grad():
         normal = ppo.policy.get_distribution(obs).distribution
         torch.testing.assert_close(make_actor(ppo).loss(obs, actions), -normal.log_prob(actions)[:, 0])
+
+
+def test_long_imitation_of_one_action_leaves_a_squashed_gaussian_its_noise():
+    model = SAC("MlpPolicy", lines(1), seed=0, **OFF, **net())
+    model.learn(64, callback=(callback := RecallTracesCallback(SMALL, seed=0)))
+    for group in callback.actor.optimizer.param_groups:
+        group["lr"] = 0.003
+    steer(model, callback, 0.8, updates=1500)
+    obs = callback.recall.memory.steps.obs[0, 0, : callback.recall.memory.time]
+    with torch.no_grad():
+        _, log_std, _ = model.actor.get_action_dist_params(obs)
+        loss = callback.actor.loss(obs, torch.full((len(obs), 1), 0.8))
+    assert loss.median() < -1.5  # it has learnt the action
+    assert log_std.median() > math.log(0.022)  # without a bound it was 0.015, and falling
 
 
 def test_the_value_is_the_critics():
