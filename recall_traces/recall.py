@@ -64,10 +64,10 @@ class RecallConfig:
     """Novelty targets are drawn in proportion to visits to the minus this."""
     novelty_floor: float = 0.05
     """Least share of novelty among the targets of 'auto'."""
-    novelty_ceiling: float = 0.5
+    novelty_ceiling: float = 0.8
     """Largest share of novelty once there was some reward."""
     recent_episodes: int = 20
-    """Over how many episodes 'auto' averages the policy's return."""
+    """Over how many episodes 'auto' averages the policy's return, and after how many without progress it has stalled."""
     cell_bins: int = 12
     """Cells along each dimension of a Box, to count visits in."""
     memory_size: int = 200_000

@@ -50,7 +50,8 @@ class HighValueStates:
         novelty_power: Novelty targets are drawn in proportion to visits to the minus this.
         novelty_floor: Least share of novelty in `auto`.
         novelty_ceiling: Largest share of it once there was some reward.
-        recent_episodes: Over how many episodes the policy's return is averaged in `auto`.
+        recent_episodes: Over how many episodes the policy's return is averaged in `auto`, and after how many without progress
+            it has stalled.
         given: States to recall from with `given`, `(G, *observation)`.
         generator: Draws targets.
     """
@@ -83,6 +84,10 @@ class HighValueStates:
         self.starts = torch.zeros(per_cell, device=device)
         self.recent_return = torch.zeros(num_seeds, device=device)
         self.best_episode = torch.full((num_seeds,), -torch.inf, device=device)
+        self.best_recent = torch.zeros(num_seeds, device=device)
+        """Largest `recent_return` so far, `(S,)`."""
+        self.stalled = torch.zeros(num_seeds, device=device)
+        """Episodes since then, `(S,)`."""
 
     def observe(self, written: Tensor, positions: Tensor, just_closed: Tensor) -> None:
         """Take in what `Memory.observe` returned."""
@@ -114,15 +119,22 @@ class HighValueStates:
         mean = torch.where(ended, episode, 0.0).sum(1) / count.clamp(min=1)
         self.recent_return.lerp_(mean, (count / self.recent_episodes).clamp(max=1.0))
         self.best_episode = torch.maximum(self.best_episode, torch.where(ended, episode, -torch.inf).amax(1))
+        self.stalled = torch.where(self.recent_return > self.best_recent, 0.0, self.stalled + count)
+        self.best_recent = torch.maximum(self.best_recent, self.recent_return)
 
     def novelty_share(self) -> Tensor:
-        """Share of novelty in `auto`, `(S,)`: 1 before any reward, then what the recent return lacks of the best one.
+        """Share of novelty in `auto`, `(S,)`: 1 before any reward; then small while the policy gets better.
+
+        It is what the recent return lacks of the best episode's, scaled up from 0 while for `recent_episodes` episodes the recent
+        return has not been higher than ever. A policy that learns needs no novelty to be drawn away by; one that stalls
+        does.
 
         Only positive returns count as reward. Where doing nothing gives 0 and trying costs, the best return is that of
         idling: not something to recall.
         """
         lacking = 1 - self.recent_return / self.best_episode
-        share = lacking.clamp(self.novelty_floor, self.novelty_ceiling)
+        share = lacking * (self.stalled / self.recent_episodes).clamp(max=1.0)
+        share = share.clamp(self.novelty_floor, self.novelty_ceiling)
         return torch.where(self.best_episode > 0, share, 1.0)
 
     def choose(self, count: int, value: Value | None) -> Targets:
@@ -219,7 +231,8 @@ class HighValueStates:
 
     def state_dict(self) -> dict[str, Tensor]:
         """All counts and stamps."""
-        names = ("visits", "arrivals", "best_returns", "best_arrivals", "starts", "recent_return", "best_episode")
+        names = ("visits", "arrivals", "best_returns", "best_arrivals", "starts")
+        names += ("recent_return", "best_episode", "best_recent", "stalled")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

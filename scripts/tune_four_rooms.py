@@ -26,8 +26,8 @@ TASKS: dict[str, list[str]] = {
     "random": ["--env.random-start", "--env.random-goal"],
 }
 IMITATION = [
-    ["--recall.imitation-updates", str(u), "--recall.novelty-ceiling", str(ceiling)]
-    for u, ceiling in itertools.product((4, 8, 16), (0.05, 0.5))
+    ["--recall.imitation-updates", str(u), "--recall.recent-episodes", str(episodes)]
+    for u, episodes in itertools.product((4, 8, 16), (5, 20))
 ]
 SETTINGS: dict[str, list[list[str]]] = {
     "none": [
@@ -50,8 +50,8 @@ SETTINGS: dict[str, list[list[str]]] = {
     ],
     "recall-oracle": IMITATION,
     "recall+bonus": [
-        ["--recall.imitation-updates", u, "--recall.novelty-ceiling", ceiling, "--bonus.coefficient", c]
-        for (u, ceiling), c in itertools.product((("8", "0.05"), ("8", "0.5"), ("16", "0.05")), ("0.01", "0.03"))
+        ["--recall.imitation-updates", str(u), "--bonus.coefficient", str(c)]
+        for u, c in itertools.product((4, 8, 16), (0.01, 0.03))
     ],
 }
 

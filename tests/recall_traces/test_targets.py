@@ -216,17 +216,31 @@ def test_before_reward_everything_is_novelty() -> None:
 def test_the_share_of_novelty_is_what_the_recent_return_lacks_of_the_best() -> None:
     states = make_states("auto")
     shares = []
-    for rewards in ([0.0], [2.0, 2.0], [2.0] * 8, [2.0] * 8, [0.0, 0.0], [0.0] * 4):
+    for rewards in ([0.0], [2.0, 2.0], [2.0] * 8, [2.0] * 8, [0.0, 0.0], [0.0] * 2, [0.0] * 4):
         observe(
             states,
             Transitions(*(torch.cat(c) for c in zip(*(vars(walk(*range(11), reward=r)).values() for r in rewards), strict=True))),
         )
         shares.append(float(states.novelty_share()))
-    # recent_episodes is 4: the average moves by a quarter per episode, in one step per rollout.
-    assert shares == pytest.approx([1.0, 0.5, 0.05, 0.05, 0.5, 1.0])
+    # recent_episodes is 4: the average moves by a quarter per episode, in one step per rollout: 0, 1, 2, 2, 1, 0.5, 0. While it
+    # rises the share is at its floor; when it has not for 2 episodes half of what is lacking, after 4 all of it. (Of the eight
+    # episodes that equal the best nothing is lacking.)
+    assert shares == pytest.approx([1.0, 0.05, 0.05, 0.05, 0.5, 0.75, 1.0])
     observe(states, walk(*range(11), reward=1.0))
     novel = states.choose(20_000, None).novel.float().mean()
     assert float(novel) == pytest.approx(1 - 0.25 / 2, abs=0.02)
+
+
+def test_a_policy_that_gets_better_is_not_drawn_away_by_novelty_and_one_that_stalls_is() -> None:
+    states = make_states("auto")
+    observe(states, walk(*range(11), reward=4.0))  # the recent return is 1
+    assert states.novelty_share().tolist() == pytest.approx([0.05])
+    observe(states, walk(*range(11), reward=1.0))  # 1 still
+    assert states.novelty_share().tolist() == pytest.approx([0.75 * 1 / 4])
+    observe(states, walk(*range(11), reward=1.0))
+    assert states.novelty_share().tolist() == pytest.approx([0.75 * 2 / 4])
+    observe(states, walk(*range(11), reward=1.4))  # 1.1
+    assert states.novelty_share().tolist() == pytest.approx([0.05])
 
 
 def test_novelty_never_takes_everything_once_there_was_reward() -> None:
