@@ -23,8 +23,9 @@ from recall_traces.plotting import plot_comparison
 from recall_traces.statistics import compare_arms
 
 FOLDER = pathlib.Path("runs/four_rooms")
-SEED = 7
-"""Neither the seed of the tuning nor one that was looked at during development."""
+SEED = 21
+LAYOUTS = range(31, 39)
+"""Neither seed nor layouts were looked at before, in tuning or development."""
 SETTINGS: dict[str, list[str]] = {
     "none": [],
     "recall": ["--recall.imitation-updates", "16", "--recall.trace-length", "100"],
@@ -41,7 +42,7 @@ TASKS: dict[str, list[str]] = {
     "19-slip": ["FourRooms-19", "--steps", "150000", "--env.slip", "0.2"],
     "19-random": ["FourRooms-19", "--steps", "150000", "--env.random-start", "--env.random-goal"],
     "25": ["FourRooms-25", "--steps", "300000"],
-} | {f"19-layout-{k}": ["FourRooms-19", "--steps", "40000", "--env.layout-seed", str(k)] for k in range(1, 9)}
+} | {f"19-layout-{k}": ["FourRooms-19", "--steps", "40000", "--env.layout-seed", str(k)] for k in LAYOUTS}
 
 
 def run(task: str, arm: str) -> None:
