@@ -92,9 +92,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for name in list(rows())[arguments.part :: 2] if arguments.part is not None else rows():
         run(name)
-    print(
-        "| row | seeds at 90% | median steps to 90% | area | P(the first row of its kind needs fewer steps) |\n|---|---|---|---|---|"
-    )
+    print("| row | seeds at 90% | median steps to 90% | area | P(first of its kind needs fewer steps) |\n|---|---|---|---|---|")
     for name in rows():
         if (folder(name) / "comparison.json").exists() and (folder(base(name)) / "comparison.json").exists():
             print(line(name), flush=True)
