@@ -1,25 +1,31 @@
-# make demo | test | check | format | coverage | clean. Needs Python 3.11 or newer and nothing else.
+# make demo | test | test-oldest | check | format | coverage | clean. Needs Python 3.11 or newer and nothing else.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 TYPES := build/types
 
-.PHONY: help demo test check format coverage clean
+.PHONY: help demo test test-oldest check format coverage clean
 
 help:
-	@echo "make demo      install into .venv and compare PPO with and without recall traces (about 4 minutes)"
-	@echo "make test      install the test tools and run the tests"
-	@echo "make check     lint, format and types"
-	@echo "make format    format the code and repair what the linter can"
-	@echo "make coverage  run the tests and show the lines that none of them reaches"
-	@echo "make clean     remove .venv, caches and build files; runs/ stays"
+	@echo "make demo         install into .venv and compare PPO with and without recall traces (about 4 minutes)"
+	@echo "make test         install the test tools and run the tests"
+	@echo "make test-oldest  the tests of Stable-Baselines3, with the oldest version that is admitted, in .venv-oldest"
+	@echo "make check        lint, format and types"
+	@echo "make format       format the code and repair what the linter can"
+	@echo "make coverage     run the tests and show the lines that none of them reaches"
+	@echo "make clean        remove .venv, .venv-oldest, caches and build files; runs/ stays"
 
 demo: $(VENV)/.base
 	@$(BIN)/recall-traces compare
 
 test: $(VENV)/.test
 	@$(BIN)/pytest --quiet
+
+test-oldest:
+	@test -d $(VENV)-oldest || $(PYTHON) -m venv $(VENV)-oldest
+	@$(VENV)-oldest/bin/pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[test]'
+	@$(VENV)-oldest/bin/pytest --quiet tests/recall_traces/test_sb3.py tests/envs/test_sb3.py tests/envs/test_gymnasium_adapter.py
 
 coverage: $(VENV)/.dev
 	@$(BIN)/pytest --quiet --cov --cov-report=term-missing:skip-covered
@@ -40,7 +46,7 @@ check: $(VENV)/.dev
 	@echo "lint, format and types: fine"
 
 clean:
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	@rm -rf $(VENV) $(VENV)-oldest build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
 	@find recall_traces envs agents scripts tests -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # An empty file marks what is installed, so that a second time costs nothing.

@@ -69,7 +69,7 @@ class Task:
 
 
 TASKS = {
-    "four-rooms": Task("FourRooms-19", four_rooms, 16, 150_000, 2048, RecallConfig(imitation_updates=16, trace_length=100)),
+    "four-rooms": Task("FourRooms-19", four_rooms, 16, 150_000, 2048, preset("FourRooms-19").recall),
     "mountain-car": Task("MountainCarContinuous-v0", mountain_car, 8, 50_000, 5000, RecallConfig(), 90.0),
     "hopper": Task("Hopper-v5", hopper, 5, 200_000, 20_480, RecallConfig()),
 }
