@@ -87,8 +87,9 @@ class TableModel:
         self.highest = torch.where(learns, torch.maximum(self.highest, obs.amax(1)), self.highest)
         self.moves |= (obs != next_obs).any(1) & learns
         changed = (before != self.contexts()).any(1)
-        kept = ~changed[self.keys // (self.num_states**2 * self.num_actions)]
-        self.index(self.keys[kept], self.counts[kept])
+        if bool(changed.any()):
+            kept = ~changed[self.keys // (self.num_states**2 * self.num_actions)]
+            self.index(self.keys[kept], self.counts[kept])
 
     def number(self, obs: Tensor) -> Tensor:
         """Number of each state, that of 0 in place of its contexts, `(S, B)`."""
