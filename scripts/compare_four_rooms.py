@@ -28,14 +28,14 @@ LAYOUTS = range(31, 39)
 """Neither seed nor layouts were looked at before, in tuning or development."""
 SETTINGS: dict[str, list[str]] = {
     "none": [],
-    "recall": ["--recall.imitation-updates", "16", "--recall.trace-length", "100"],
-    "own-traces": ["--recall.imitation-updates", "8", "--recall.trace-length", "60"],
+    "recall": ["--recall.imitation-updates", "8", "--recall.recent-episodes", "20"],
+    "own-traces": ["--recall.imitation-updates", "8", "--recall.recent-episodes", "5"],
     "sil+bonus": ["--sil.imitation-updates", "8", "--bonus.coefficient", "0.01"],
-    "bonus": ["--bonus.coefficient", "0.03"],
+    "bonus": ["--bonus.coefficient", "0.01"],
     "sil": ["--sil.imitation-updates", "16", "--sil.imitation-coefficient", "1"],
     "recall-return": ["--recall.imitation-updates", "16", "--recall.trace-length", "100"],
-    "recall+bonus": ["--recall.imitation-updates", "16", "--bonus.coefficient", "0.03"],
-    "recall-oracle": ["--recall.imitation-updates", "4", "--recall.trace-length", "100"],
+    "recall+bonus": ["--recall.imitation-updates", "8", "--bonus.coefficient", "0.01"],
+    "recall-oracle": ["--recall.imitation-updates", "4", "--recall.recent-episodes", "20"],
 }
 TASKS: dict[str, list[str]] = {
     "19": ["FourRooms-19", "--steps", "150000"],
