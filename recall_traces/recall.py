@@ -72,7 +72,7 @@ class RecallConfig:
     """Cells along each dimension of a Box, to count visits in."""
     memory_size: int = 200_000
     """Steps of one seed that are remembered."""
-    model_updates: int = 8
+    model_updates: int = 64
     """Gradient steps of a network model per update; a table needs none."""
     model: BacktrackingConfig = field(default_factory=BacktrackingConfig)
     """What the backtracking model is made of."""
