@@ -35,7 +35,7 @@ SETTINGS: dict[str, list[str]] = {
     "sil": ["--sil.imitation-updates", "16", "--sil.imitation-coefficient", "1"],
     "recall-return": ["--recall.imitation-updates", "16", "--recall.trace-length", "100"],
     "recall+bonus": ["--recall.imitation-updates", "8", "--bonus.coefficient", "0.01"],
-    "recall-oracle": ["--recall.imitation-updates", "4", "--recall.recent-episodes", "20"],
+    "recall-oracle": ["--recall.imitation-updates", "8", "--recall.recent-episodes", "20"],
 }
 TASKS: dict[str, list[str]] = {
     "19": ["FourRooms-19", "--steps", "150000"],
