@@ -231,9 +231,9 @@ class HighValueStates:
 
     def state_dict(self) -> dict[str, Tensor]:
         """All counts and stamps."""
-        names = ("visits", "arrivals", "best_returns", "best_arrivals", "starts")
-        names += ("recent_return", "best_episode", "best_recent", "stalled")
-        return {name: getattr(self, name) for name in names}
+        per_cell = ("visits", "arrivals", "best_returns", "best_arrivals", "starts")
+        per_seed = ("recent_return", "best_episode", "best_recent", "stalled")
+        return {name: getattr(self, name) for name in (*per_cell, *per_seed)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Copy what `state_dict` gave."""
