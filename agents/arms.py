@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from recall_traces.agents.bonus import BonusConfig, make_bonus
+from recall_traces.agents.learner import Learner
+from recall_traces.agents.ppo import PPO
+from recall_traces.agents.replay import PrioritizedConfig, PrioritizedSampling, ReplaySampling, UniformSampling
+from recall_traces.agents.sac import SAC
 from recall_traces.agents.seams import Bonus, Imitation, NoBonus, NoImitation
 from recall_traces.agents.self_imitation import SelfImitation, SelfImitationConfig
 from recall_traces.envs.interface import VectorEnv
@@ -21,9 +25,12 @@ ARMS = {
     "recall-oracle": "as recall, with the true backtracking model of the environment",
     "sil": "self-imitation (Oh et al. 2018)",
     "bonus": "an intrinsic reward for the unseen: visit counts or random network distillation",
+    "per": "prioritized replay (Schaul et al. 2016); sac only",
     "sil+bonus": "both",
     "recall+bonus": "both",
+    "recall+per": "both; sac only",
 }
+LEARNERS: dict[str, type[Learner]] = {"ppo": PPO, "sac": SAC}
 RECALL_CHANGES: dict[str, dict[str, Any]] = {
     "recall": {},
     "recall-return": {"source": "return"},
@@ -42,23 +49,40 @@ class ArmConfigs:
     """Of self-imitation."""
     bonus: BonusConfig = field(default_factory=BonusConfig)
     """Of the intrinsic reward."""
+    per: PrioritizedConfig = field(default_factory=PrioritizedConfig)
+    """Of prioritized replay."""
 
 
-def check_arm(arm: str) -> str:
+class Seams(NamedTuple):
+    """The objects of an arm, one for each seam of a learner."""
+
+    recall: Imitation
+    bonus: Bonus
+    sampling: ReplaySampling
+
+
+def check_arm(arm: str, replays: bool = True) -> str:
     """Return the name of a known arm.
+
+    Args:
+        arm: The name.
+        replays: Whether the learner has a replay to draw from.
 
     Raises:
         ValueError: there is none of that name; the message names the nearest ones.
     """
-    if arm in ARMS:
+    known = [name for name in ARMS if replays or "per" not in name.split("+")]
+    if arm in known:
         return arm
-    nearest = difflib.get_close_matches(arm, ARMS, n=3, cutoff=0.3) or list(ARMS)
+    if arm in ARMS:
+        raise ValueError(f"the arm {arm!r} needs a learner with a replay: use sac")
+    nearest = difflib.get_close_matches(arm, known, n=3, cutoff=0.3) or known
     raise ValueError(f"unknown arm {arm!r}: nearest are {', '.join(nearest)}")
 
 
 def make_seams(
-    arm: str, env: VectorEnv, num_seeds: int, seed: int, configs: ArmConfigs, gamma: float = 0.99
-) -> tuple[Imitation, Bonus]:
+    arm: str, env: VectorEnv, num_seeds: int, seed: int, configs: ArmConfigs, gamma: float = 0.99, buffer_size: int = 0
+) -> Seams:
     """The objects of an arm.
 
     Args:
@@ -68,6 +92,7 @@ def make_seams(
         seed: Seeds whatever is drawn.
         configs: Settings.
         gamma: The learner's discount, by which returns are counted here too.
+        buffer_size: Steps of a seed that the learner replays from; 0 for a learner without a replay.
 
     Raises:
         ValueError: no such arm, or the environment has no true backtracking model and the arm needs one.
@@ -76,7 +101,8 @@ def make_seams(
     num_envs = env.num_envs // num_seeds
     imitation: Imitation = NoImitation()
     bonus: Bonus = NoBonus()
-    for part in check_arm(arm).split("+"):
+    sampling: ReplaySampling = UniformSampling(num_seeds)
+    for part in check_arm(arm, buffer_size > 0).split("+"):
         if part in RECALL_CHANGES:
             imitation = RecallTraces(
                 observation_space,
@@ -102,4 +128,30 @@ def make_seams(
             )
         elif part == "bonus":
             bonus = make_bonus(observation_space, configs.bonus, num_seeds, seed, env.device)
-    return imitation, bonus
+        elif part == "per":
+            sampling = PrioritizedSampling(configs.per, num_seeds, buffer_size, env.device)
+    return Seams(imitation, bonus, sampling)
+
+
+def make_learner(
+    agent: str, arm: str, env: VectorEnv, config: Any, configs: ArmConfigs, num_seeds: int = 1, seed: int = 0
+) -> Learner:
+    """A learner with the objects of an arm.
+
+    Args:
+        agent: A name in `LEARNERS`.
+        arm: A name in `ARMS`.
+        env: What to train in, all seeds together.
+        config: The learner's hyperparameters.
+        configs: Settings of what the arm may choose.
+        num_seeds: `S`.
+        seed: Seeds everything that is drawn.
+
+    Raises:
+        ValueError: what was asked for cannot be; says why.
+    """
+    buffer_size = getattr(config, "buffer_size", 0)
+    seams = make_seams(arm, env, num_seeds, seed, configs, config.gamma, buffer_size)
+    if agent == "sac":
+        return SAC(env, config, recall=seams.recall, bonus=seams.bonus, sampling=seams.sampling, num_seeds=num_seeds, seed=seed)
+    return PPO(env, config, recall=seams.recall, bonus=seams.bonus, num_seeds=num_seeds, seed=seed)

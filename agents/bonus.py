@@ -73,8 +73,15 @@ class VisitBonus:
         self.cells.calibrate(arrived)
         cells = self.cells(arrived)
         self.visits.scatter_add_(1, cells, torch.ones_like(cells, dtype=torch.float32))
-        bonus = self.coefficient * self.visits.gather(1, cells).rsqrt()
-        return bonus.unflatten(1, (len(transitions.rewards), -1)).transpose(0, 1)
+        return self.pay(cells).unflatten(1, (len(transitions.rewards), -1)).transpose(0, 1)
+
+    def at(self, next_obs: Tensor) -> Tensor:
+        """Pay for states `(S, B, *observation)` by the counts of now, `(S, B)`."""
+        return self.pay(self.cells(next_obs))
+
+    def pay(self, cells: Tensor) -> Tensor:
+        """The bonus of cells `(S, B)`; one that was never visited counts as if once."""
+        return self.coefficient * self.visits.gather(1, cells).clamp(min=1).rsqrt()
 
 
 class DistillationBonus:
@@ -113,9 +120,7 @@ class DistillationBonus:
         if self.box:
             self.obs_statistics.update(arrived)
             arrived = self.obs_statistics(arrived)
-        with torch.no_grad():
-            features = self.target(arrived)
-            error = (self.predictor(arrived) - features).square().mean(-1, keepdim=True)
+        features, error = self.error(arrived)
         self.error_statistics.update(error)
         bonus = self.config.coefficient * self.error_statistics(error)[..., 0]
         num_seeds, rows = bonus.shape
@@ -127,6 +132,17 @@ class DistillationBonus:
             backward(loss, self.optimizer)
             self.optimizer.step(self.config.learning_rate)
         return bonus.unflatten(1, (len(transitions.rewards), -1)).transpose(0, 1)
+
+    def at(self, next_obs: Tensor) -> Tensor:
+        """Pay for states `(S, B, *observation)` by the predictor of now, `(S, B)`."""
+        _, error = self.error(self.obs_statistics(next_obs) if self.box else next_obs)
+        return self.config.coefficient * self.error_statistics(error)[..., 0]
+
+    @torch.no_grad()
+    def error(self, arrived: Tensor) -> tuple[Tensor, Tensor]:
+        """The random features of normalised states `(S, B, ...)`, and how badly they are predicted, `(S, B, 1)`."""
+        features = self.target(arrived)
+        return features, (self.predictor(arrived) - features).square().mean(-1, keepdim=True)
 
 
 def make_bonus(

@@ -14,6 +14,10 @@ from recall_traces.draws import gumbel
 from recall_traces.fleet import FleetMLP
 from recall_traces.spaces import ActionSpace, ObservationSpace
 
+INSIDE = 1 - 1e-3
+"""Recorded actions at a bound are moved this far inside: there a squashed Gaussian has an infinite density."""
+LOG_STD_RANGE = (-20.0, 2.0)
+
 
 class Distribution(Protocol):
     """A policy's choice of actions in a batch of observations, `(S, B, ...)`."""
@@ -78,6 +82,61 @@ class DiagonalGaussian:
 
     def mode(self) -> Tensor:
         return self.mean
+
+
+class SquashedGaussian:
+    """Over [-1, 1]^D: tanh of a diagonal Gaussian, `mean` and `log_std` `(S, B, D)` (Haarnoja et al. 2018, appendix C)."""
+
+    def __init__(self, mean: Tensor, log_std: Tensor) -> None:
+        self.mean, self.log_std = mean, log_std
+
+    def sample_with_log_prob(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions as a function of standard normal noise `(S, B, D)`, and their log-density `(S, B)`, both with a gradient."""
+        actions = torch.tanh(self.mean + noise * self.log_std.exp())
+        # The noise is what the density of the Gaussian depends on; going back from the action would lose digits near ±1.
+        return actions, self.density(noise, actions)
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Log-density of actions in [-1, 1], moved inside by `INSIDE`, `(S, B)`."""
+        actions = actions.clamp(-INSIDE, INSIDE)
+        return self.density((torch.atanh(actions) - self.mean) * torch.exp(-self.log_std), actions)
+
+    def density(self, z: Tensor, actions: Tensor) -> Tensor:
+        """Log-density of actions that lie `z` deviations from the mean before the squashing."""
+        per_dimension = -0.5 * z.square() - self.log_std - torch.log(1 - actions.square() + 1e-6)
+        return per_dimension.sum(-1) - 0.5 * math.log(2 * math.pi) * actions.shape[-1]
+
+    def sample(self, noise: Tensor) -> Tensor:
+        return torch.tanh(self.mean + noise * self.log_std.exp())
+
+    def mode(self) -> Tensor:
+        return torch.tanh(self.mean)
+
+
+class SquashedPolicy(nn.Module):
+    """π(a | s) of each seed over [-1, 1]^D, mean and deviation by one network; weights drawn as by `torch.nn.Linear`."""
+
+    def __init__(
+        self,
+        num_seeds: int,
+        observation_space: ObservationSpace,
+        action_size: int,
+        hidden: tuple[int, ...],
+        activation: str,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.action_size = action_size
+        mlp = FleetMLP(num_seeds, (observation_space,), hidden, 2 * action_size, activation, 1.0, generator)
+        self.mlp = mlp.redraw_uniformly(generator)
+
+    def forward(self, obs: Tensor) -> SquashedGaussian:
+        mean, log_std = self.mlp(obs).chunk(2, -1)
+        return SquashedGaussian(mean, log_std.clamp(*LOG_STD_RANGE))
+
+    def noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """What the distribution needs to draw actions of the given leading axes, `(*shape, D)`: standard normal."""
+        return torch.empty(*shape, self.action_size, device=generator.device).normal_(generator=generator)
 
 
 class Policy(nn.Module):

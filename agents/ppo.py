@@ -10,24 +10,21 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from recall_traces.agents.learner import Learner
 from recall_traces.agents.networks import Policy
-from recall_traces.agents.saving import describe_spaces, restore_parts
 from recall_traces.agents.seams import Bonus, Imitation, NoBonus, NoImitation
 from recall_traces.data import Transitions
 from recall_traces.envs.interface import VectorEnv
 from recall_traces.fleet import ACTIVATIONS, FleetAdam, FleetMLP, backward, clip_scale
 from recall_traces.normalization import NoNormalizer, RunningNormalizer
-from recall_traces.saving import load_tree, save_tree
 from recall_traces.seeding import seeded_generator
-from recall_traces.spaces import check_action_space, check_observation_space, tensor_dtype, tensor_shape
+from recall_traces.spaces import check_action_space, check_observation_space
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ class Minibatch:
     returns: Tensor
 
 
-class PPO:
+class PPO(Learner):
     """A fleet of PPO runs.
 
     Args:
@@ -115,6 +112,8 @@ class PPO:
         ValueError: the number of environments is not a multiple of the number of seeds, or a space is not supported.
     """
 
+    config_class = PPOConfig
+
     def __init__(
         self,
         env: VectorEnv,
@@ -125,12 +124,7 @@ class PPO:
         num_seeds: int = 1,
         seed: int = 0,
     ) -> None:
-        if not hasattr(env, "num_envs") or not hasattr(env, "device"):
-            raise ValueError(f"{env!r} is not a batched environment: make one with recall_traces.envs.make")
-        if num_seeds < 1 or env.num_envs % num_seeds:
-            raise ValueError(f"{env.num_envs} environments cannot be shared equally by {num_seeds} seeds")
-        self.env, self.config, self.num_seeds, self.device = env, config or PPOConfig(), num_seeds, env.device
-        self.num_envs = env.num_envs // num_seeds
+        super().__init__(env, config or PPOConfig(), num_seeds)
         self.recall: Imitation = recall or NoImitation()
         self.bonus: Bonus = bonus or NoBonus()
         observation_space = check_observation_space(env.observation_space)
@@ -140,6 +134,7 @@ class PPO:
         self.critic = FleetMLP(num_seeds, (observation_space,), c.net_arch, 1, c.activation, 1.0, init).to(self.device)
         self.policy_optimizer = FleetAdam(self.policy.parameters(), eps=1e-5)
         self.critic_optimizer = FleetAdam(self.critic.parameters(), eps=1e-5)
+        self.optimizers = (self.policy_optimizer, self.critic_optimizer)
         self.obs_normalizer: RunningNormalizer | NoNormalizer = NoNormalizer().to(self.device)
         if c.normalize_observations and isinstance(observation_space, spaces.Box):
             self.obs_normalizer = RunningNormalizer(num_seeds, observation_space.shape[0]).to(self.device)
@@ -154,9 +149,6 @@ class PPO:
                 torch.as_tensor(action_space.high).to(self.device),
             )
         self.generator = seeded_generator(seed, "actions and minibatches", self.device)
-        self.alive = [True] * num_seeds
-        self.failures: dict[int, str] = {}
-        self.env_steps = 0
         self.last_obs: Tensor | None = None
 
     # -- networks ---------------------------------------------------------------------------------------------------
@@ -327,31 +319,6 @@ class PPO:
                 callback(self, metrics)
         return self
 
-    def freeze_broken(self, transitions: Transitions) -> Transitions:
-        """Stop seeds whose environments gave a value that is not finite, or whose weights are not; the others go on."""
-        finite = transitions.rewards.isfinite()
-        if transitions.obs.is_floating_point():
-            finite = finite & transitions.obs.isfinite().all(-1) & transitions.next_obs.isfinite().all(-1)
-        weights = self.policy_optimizer.values.isfinite().all(1) & self.critic_optimizer.values.isfinite().all(1)
-        fine = (finite.all(2).all(0) & weights).tolist()
-        broken = [s for s in range(self.num_seeds) if self.alive[s] and not fine[s]]
-        if broken:
-            self.alive = [a and b for a, b in zip(self.alive, fine, strict=True)]
-            for optimizer in (self.policy_optimizer, self.critic_optimizer):
-                # What is lost is set to 0, so that the batched operations of all seeds meet no NaN from here on.
-                optimizer.values.masked_fill_(~weights[:, None], 0.0)
-            for s in broken:
-                where = (~finite[:, s]).nonzero()
-                if len(where):
-                    t, n = where[0].tolist()
-                    step = self.env_steps - (self.config.n_steps - t - 1) * self.num_envs
-                    self.failures[s] = f"seed {s}: environment {n} gave a value that is not finite at step {step}"
-                else:
-                    self.failures[s] = f"seed {s}: the weights were no longer finite at step {self.env_steps}"
-        if not self.failures:
-            return transitions
-        return transitions.map(lambda x: x.nan_to_num(0.0, 0.0, 0.0) if x.is_floating_point() else x)
-
     # -- use --------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -365,63 +332,6 @@ class PPO:
     def bounded(self, actions: Tensor) -> Tensor:
         """What leaves for the environment: within its bounds, and a number even where a broken environment gave NaN."""
         return actions if self.action_bounds is None else actions.nan_to_num(0.0).clamp(*self.action_bounds)
-
-    def predict(
-        self, observation: Any, state: None = None, episode_start: Any = None, deterministic: bool = False
-    ) -> tuple[Any, None]:
-        """Actions for observations, with Stable-Baselines3's signature, so that its `evaluate_policy` takes a fleet of one.
-
-        Args:
-            observation: One observation (a fleet of one only) or rows `(S * N, *observation)`, array or tensor; row
-                `s * N + n` is acted on by seed `s`.
-            state: Not used: the policy has no memory.
-            episode_start: Not used.
-            deterministic: The most likely action instead of a sampled one.
-
-        Returns:
-            Actions of the same kind, array or tensor, and `None`.
-
-        Raises:
-            ValueError: the rows are not a multiple of the number of seeds.
-        """
-        as_tensor, space = isinstance(observation, Tensor), self.env.observation_space
-        rows = torch.as_tensor(observation if as_tensor else np.asarray(observation), device=self.device).to(tensor_dtype(space))
-        single = rows.dim() == len(tensor_shape(space))
-        rows = rows[None] if single else rows
-        if len(rows) % self.num_seeds:
-            raise ValueError(f"predict got {len(rows)} observations, which {self.num_seeds} seeds cannot share equally")
-        actions = self.act(rows.unflatten(0, (self.num_seeds, -1)), deterministic).flatten(0, 1)
-        actions = actions[0] if single else actions
-        return (actions if as_tensor else actions.cpu().numpy()), None
-
-    def save(self, path: str | Path) -> None:
-        """Write weights, optimisers and normalisers as safetensors, the configuration in its header; no code is stored."""
-        header = {name: getattr(self, name) for name in ("num_seeds", "env_steps", "failures")}
-        header |= {"config": dataclasses.asdict(self.config), "spaces": describe_spaces(self.env)}
-        save_tree(path, {part: holder.state_dict() for part, holder in self.parts().items()}, header)
-
-    @classmethod
-    def load(cls, path: str | Path, env: VectorEnv, **kwargs: Any) -> PPO:
-        """Read what `save` wrote; `env` may hold any number of copies that the seeds divide.
-
-        Raises:
-            ValueError: the file is not such a file, or the environment's spaces are not the ones it was trained on.
-        """
-        try:
-            tree, header = load_tree(path, env.device)
-            config = PPOConfig(**header["config"] | {"net_arch": tuple(header["config"]["net_arch"])})
-            num_seeds, trained_on = header["num_seeds"], header["spaces"]
-        except FileNotFoundError:
-            raise
-        except Exception as error:
-            raise ValueError(f"{path} is not a saved PPO: {error}") from error
-        ppo, found = cls(env, config, num_seeds=num_seeds, **kwargs), describe_spaces(env)
-        if found != trained_on:
-            raise ValueError(f"{path} does not fit this environment: it was trained on {trained_on}, not {found}")
-        restore_parts(path, ppo.parts(), tree)
-        ppo.env_steps, ppo.failures = header["env_steps"], {int(s): text for s, text in header["failures"].items()}
-        ppo.alive = [s not in ppo.failures for s in range(num_seeds)]
-        return ppo
 
     def parts(self) -> dict[str, Any]:
         """What has a state to keep, by name."""

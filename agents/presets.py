@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from recall_traces.agents.bonus import BonusConfig
 from recall_traces.agents.ppo import PPOConfig
+from recall_traces.agents.replay import PrioritizedConfig
+from recall_traces.agents.sac import SACConfig
 from recall_traces.agents.self_imitation import SelfImitationConfig
 from recall_traces.recall import RecallConfig
 
@@ -16,12 +18,16 @@ class Preset:
 
     ppo: PPOConfig = field(default_factory=PPOConfig)
     """Of PPO."""
+    sac: SACConfig = field(default_factory=SACConfig)
+    """Of SAC."""
     recall: RecallConfig = field(default_factory=RecallConfig)
     """Of recall traces, the model's and the own ones."""
     sil: SelfImitationConfig = field(default_factory=SelfImitationConfig)
     """Of self-imitation."""
     bonus: BonusConfig = field(default_factory=BonusConfig)
     """Of the intrinsic reward."""
+    per: PrioritizedConfig = field(default_factory=PrioritizedConfig)
+    """Of prioritized replay."""
 
 
 PRESETS = {

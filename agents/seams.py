@@ -47,6 +47,10 @@ class Bonus(Protocol):
         """What to add to the rewards of a rollout `(T, S, N, ...)`, `(T, S, N)`; learns from it too."""
         ...
 
+    def at(self, next_obs: Tensor) -> Tensor:
+        """What arriving in states `(S, B, *observation)` is worth by what has been learned up to now, `(S, B)`."""
+        ...
+
 
 class NoImitation:
     """Nothing to imitate."""
@@ -77,3 +81,7 @@ class NoBonus:
     def rewards(self, transitions: Transitions) -> Tensor:
         """Zeros `(T, S, N)`."""
         return torch.zeros_like(transitions.rewards)
+
+    def at(self, next_obs: Tensor) -> Tensor:
+        """Zeros `(S, B)`."""
+        return torch.zeros(next_obs.shape[:2], device=next_obs.device)

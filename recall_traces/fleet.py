@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import islice
 
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from recall_traces.spaces import ObservationSpace, factor_sizes
+from recall_traces.spaces import ObservationSpace, factor_sizes, tensor_shape
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh_,
@@ -72,7 +73,8 @@ class FleetMLP(nn.Module):
 
     Args:
         num_seeds: `S`.
-        inputs: Spaces of what comes in, each a batch `(S, B, *value)` of its own; `forward` takes them in this order.
+        inputs: Spaces of what comes in, each a batch `(S, B, *value)` of its own; `forward` takes them in this order. To
+            the network neighbouring `Box`es are one.
         hidden: Units of each hidden layer; may be empty.
         outputs: What comes out, `(S, B, outputs)`.
         activation: A name in `ACTIVATIONS`.
@@ -93,25 +95,51 @@ class FleetMLP(nn.Module):
         super().__init__()
         widths = [*hidden, outputs]
         gains = [math.sqrt(2)] * len(hidden) + [output_gain]
-        first = [first_layer(num_seeds, space, widths[0], gains[0], generator) for space in inputs]
+        groups: list[list[ObservationSpace]] = []
+        for space in inputs:
+            if groups and is_box(space) and is_box(groups[-1][-1]):
+                groups[-1].append(space)
+            else:
+                groups.append([space])
+        self.group_sizes = [len(group) for group in groups]
+        first = [first_layer(num_seeds, group, widths[0], gains[0], generator) for group in groups]
         later = [FleetLinear(num_seeds, widths[k], widths[k + 1], gains[k + 1], generator) for k in range(len(hidden))]
         self.first, self.later = nn.ModuleList(first), nn.ModuleList(later)
         self.activation = ACTIVATIONS[activation]
 
+    @torch.no_grad()
+    def redraw_uniformly(self, generator: torch.Generator) -> FleetMLP:
+        """Draw weights and biases anew as `torch.nn.Linear` does: uniform within 1 / √inputs of a layer."""
+        inputs = sum(layer.weight.shape[1] for layer in self.first)
+        for layer in (*self.first, *self.later):
+            bound = (inputs if layer in self.first else layer.weight.shape[1]) ** -0.5
+            for parameter in (layer.weight, layer.bias):
+                parameter.uniform_(-bound, bound, generator=generator)
+        return self
+
     def forward(self, *inputs: Tensor) -> Tensor:
-        x = self.first[0](inputs[0])
-        for k in range(1, len(inputs)):
-            x = x + self.first[k](inputs[k])
+        values = iter(inputs)
+        joined = [next(values) if size == 1 else torch.cat(list(islice(values, size)), -1) for size in self.group_sizes]
+        x = self.first[0](joined[0])
+        for k in range(1, len(joined)):
+            x = x + self.first[k](joined[k])
         for layer in self.later:
             x = layer(self.activation(x))
         return x
 
 
-def first_layer(num_seeds: int, space: ObservationSpace, outputs: int, gain: float, generator: torch.Generator) -> nn.Module:
-    """The layer that takes in values of a space."""
-    if isinstance(space, spaces.Box):
-        return FleetLinear(num_seeds, math.prod(space.shape), outputs, gain, generator)
-    return FleetEmbedding(num_seeds, factor_sizes(space), outputs, gain, generator)
+def is_box(space: ObservationSpace) -> bool:
+    """Whether values are numbers."""
+    return isinstance(space, spaces.Box)
+
+
+def first_layer(
+    num_seeds: int, joined: Sequence[ObservationSpace], outputs: int, gain: float, generator: torch.Generator
+) -> nn.Module:
+    """The layer that takes in values of several `Box`es, side by side, or of one finite space."""
+    if is_box(joined[0]):
+        return FleetLinear(num_seeds, sum(math.prod(tensor_shape(space)) for space in joined), outputs, gain, generator)
+    return FleetEmbedding(num_seeds, factor_sizes(joined[0]), outputs, gain, generator)
 
 
 class FleetAdam:
@@ -124,14 +152,9 @@ class FleetAdam:
 
     def __init__(self, parameters: Iterable[nn.Parameter], eps: float = 1e-8) -> None:
         self.parameters, self.eps = list(parameters), eps
-        self.values = torch.cat([p.detach().flatten(1) for p in self.parameters], 1)
+        self.values = one_row_per_seed(self.parameters)
         self.grads, self.first, self.second = (torch.zeros_like(self.values) for _ in range(3))
         self.steps = self.values.new_zeros(len(self.values))
-        column = 0
-        for p in self.parameters:
-            columns = slice(column, column + p[0].numel())
-            p.data = self.values[:, columns].view_as(p)
-            column = columns.stop
         self.rows = [list(x.unbind(0)) for x in (self.values, self.first, self.second, self.steps)]
 
     @torch.no_grad()
@@ -174,6 +197,17 @@ class FleetAdam:
         """Copy what `state_dict` gave."""
         for name, value in self.state_dict().items():
             value.copy_(state[name])
+
+
+def one_row_per_seed(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Make stacked parameters `(S, ...)` views of one new matrix `(S, P)`, and return it."""
+    values = torch.cat([p.detach().flatten(1) for p in parameters], 1)
+    column = 0
+    for p in parameters:
+        columns = slice(column, column + p[0].numel())
+        p.data = values[:, columns].view_as(p)
+        column = columns.stop
+    return values
 
 
 def backward(losses: Tensor, *optimizers: FleetAdam) -> None:

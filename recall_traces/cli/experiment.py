@@ -8,26 +8,29 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 import recall_traces.envs as envs
-from recall_traces.agents.arms import make_seams
+from recall_traces.agents.arms import make_learner
 from recall_traces.agents.evaluation import Evaluation, evaluate
-from recall_traces.agents.ppo import PPO
+from recall_traces.agents.learner import Learner
+from recall_traces.agents.replay import check_memory
 from recall_traces.cli.errors import UsageError, describe, one_line
-from recall_traces.cli.options import RunOptions
+from recall_traces.cli.options import CompareOptions, TrainOptions, replays
 from recall_traces.cli.progress import Reporter, Status
 from recall_traces.curves import METRICS
 from recall_traces.envs.interface import VectorEnv
 from recall_traces.runs import ERROR, FAILED, FINISHED, INTERRUPTED, RunFolder
 from recall_traces.seeding import seeded_generator
+from recall_traces.spaces import check_action_space, check_observation_space
 
 EVALUATION_SEED = 1_000_003
 """Added to the seed for the environments and the actions of the evaluation."""
+Options: TypeAlias = TrainOptions | CompareOptions
 PARTS = ("collect", "update", "recall")
 
 
@@ -51,7 +54,7 @@ def choose_device(device: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
-def rehearse(options: RunOptions, env_id: str, arms: Sequence[str], device: str) -> None:
+def rehearse(options: Options, env_id: str, arms: Sequence[str], device: str) -> None:
     """Build every part once, so that what cannot be is refused before anything is run or written.
 
     Raises:
@@ -65,16 +68,26 @@ def rehearse(options: RunOptions, env_id: str, arms: Sequence[str], device: str)
     try:
         env = envs.make(env_id, num_envs=1, device=device, seed=options.seed, **options.env_keywords)
         try:
+            if replays(options.agent):
+                observations, actions = check_observation_space(env.observation_space), check_action_space(env.action_space)
+                needed = check_memory(observations, actions, options.seeds, options.agent.buffer_size, env.device)
+                if not options.quiet:
+                    print(f"the replay takes {needed / 2**20:,.0f} MiB when it is full", flush=True)
             for arm in arms:
-                imitation, bonus = make_seams(arm, env, 1, options.seed, options.arm_configs, options.agent.gamma)
-                PPO(env, options.agent, recall=imitation, bonus=bonus, seed=options.seed)
+                make_learner(options.learner, arm, env, options.agent, options.arm_configs, seed=options.seed)
         finally:
             _close(env)
+        if options.eval_env_keywords != options.env_keywords:
+            evaluation_env = envs.make(env_id, num_envs=1, device=device, seed=options.seed, **options.eval_env_keywords)
+            same = (evaluation_env.observation_space, evaluation_env.action_space) == (env.observation_space, env.action_space)
+            _close(evaluation_env)
+            if not same:
+                raise ValueError(f"--eval-env gives {env_id} other observations or actions than it is trained with")
     except (ValueError, TypeError) as error:
         raise UsageError(one_line(error)) from error
 
 
-def run_arms(options: RunOptions, env_id: str, arms: Sequence[str], device: str, folder: RunFolder) -> Outcome:
+def run_arms(options: Options, env_id: str, arms: Sequence[str], device: str, folder: RunFolder) -> Outcome:
     """Run the arms that the folder does not have yet; whatever stops this, what was measured is on disk."""
     # Adam's moments decay to denormal numbers, which slow a CPU down many times. The switch is the whole process's, so it is
     # not for the library to turn.
@@ -107,31 +120,30 @@ def run_arms(options: RunOptions, env_id: str, arms: Sequence[str], device: str,
     return outcome
 
 
-def run_arm(options: RunOptions, env_id: str, arm: str, device: str, folder: RunFolder, reporter: Reporter) -> dict[int, str]:
+def run_arm(options: Options, env_id: str, arm: str, device: str, folder: RunFolder, reporter: Reporter) -> dict[int, str]:
     """Train one arm and save its policies; returns what became of seeds that broke."""
     with contextlib.ExitStack() as stack:
 
-        def make(num_envs: int, seed: int) -> VectorEnv:
-            env = envs.make(env_id, num_envs=num_envs, device=device, seed=seed, **options.env_keywords)
+        def make(num_envs: int, seed: int, keywords: dict[str, Any]) -> VectorEnv:
+            env = envs.make(env_id, num_envs=num_envs, device=device, seed=seed, **keywords)
             stack.callback(_close, env)
             return env
 
-        env = make(options.seeds * options.num_envs, options.seed)
-        imitation, bonus = make_seams(arm, env, options.seeds, options.seed, options.arm_configs, options.agent.gamma)
-        ppo = PPO(env, options.agent, recall=imitation, bonus=bonus, num_seeds=options.seeds, seed=options.seed)
+        env = make(options.seeds * options.num_envs, options.seed, options.env_keywords)
+        learner = make_learner(options.learner, arm, env, options.agent, options.arm_configs, options.seeds, options.seed)
         evaluation_seed = options.seed + EVALUATION_SEED
-        evaluation_env = make(options.seeds * 2 * options.eval_episodes, evaluation_seed)
+        evaluation_env = make(options.seeds * 2 * options.eval_episodes, evaluation_seed, options.eval_env_keywords)
         recorder = Recorder(options, arm, folder, reporter, evaluation_env, evaluation_seed)
         stack.callback(recorder.tensorboard.close)
-        ppo.learn(options.steps, recorder)
-        ppo.save(folder.policy_path(arm))
-        return dict(ppo.failures)
+        learner.learn(options.steps, recorder)
+        learner.save(folder.policy_path(arm))
+        return dict(learner.failures)
 
 
 class Recorder:
     """The callback of `learn`: evaluates at the first rollout's end at or past each multiple of `eval_every`, and at the last."""
 
-    def __init__(self, options: RunOptions, arm: str, folder: RunFolder, reporter: Reporter, env: VectorEnv, seed: int) -> None:
+    def __init__(self, options: Options, arm: str, folder: RunFolder, reporter: Reporter, env: VectorEnv, seed: int) -> None:
         self.options, self.arm, self.folder, self.reporter, self.env = options, arm, folder, reporter, env
         self.generator = seeded_generator(seed, "evaluation", env.device)
         self.tensorboard = SummaryWriter(str(folder.tensorboard_path(arm)))
@@ -140,27 +152,27 @@ class Recorder:
         self.seconds = dict.fromkeys((*PARTS, "evaluate"), 0.0)
         self.latest = (math.nan, math.nan)
 
-    def __call__(self, ppo: PPO, metrics: dict[str, Any]) -> None:
+    def __call__(self, learner: Learner, metrics: dict[str, Any]) -> None:
         """Take note of a rollout."""
         for part in PARTS:
             self.seconds[part] += metrics.get(f"seconds/{part}", 0.0)
-        if ppo.env_steps >= min(self.next_steps, self.options.steps):
-            self.next_steps = (ppo.env_steps // self.options.eval_every + 1) * self.options.eval_every
-            self.measure(ppo, metrics)
-        rate = self.steps_per_second(ppo)
-        left = max(0, self.options.steps - ppo.env_steps) * self.options.seeds / rate if rate else math.nan
-        self.reporter.show(Status(ppo.env_steps, *self.latest, rate, left))
+        if learner.env_steps >= min(self.next_steps, self.options.steps):
+            self.next_steps = (learner.env_steps // self.options.eval_every + 1) * self.options.eval_every
+            self.measure(learner, metrics)
+        rate = self.steps_per_second(learner)
+        left = max(0, self.options.steps - learner.env_steps) * self.options.seeds / rate if rate else math.nan
+        self.reporter.show(Status(learner.env_steps, *self.latest, rate, left))
 
-    def measure(self, ppo: PPO, metrics: dict[str, Any]) -> None:
+    def measure(self, learner: Learner, metrics: dict[str, Any]) -> None:
         """Evaluate, and append to every file."""
         began = time.perf_counter()
-        found = evaluate(lambda obs, greedy: ppo.act(obs, greedy, self.generator), self.env, self.options.seeds)
-        self.folder.add_curves(curve_rows(self.arm, ppo, found))
+        found = evaluate(lambda obs, greedy: learner.act(obs, greedy, self.generator), self.env, self.options.seeds)
+        self.folder.add_curves(curve_rows(self.arm, learner, found))
         self.seconds["evaluate"] += time.perf_counter() - began
         elapsed = time.perf_counter() - self.began
-        timing = (elapsed, self.steps_per_second(ppo), *self.seconds.values())
-        self.folder.add_timing((self.arm, ppo.env_steps, *timing))
-        going = going_on(ppo)
+        timing = (elapsed, self.steps_per_second(learner), *self.seconds.values())
+        self.folder.add_timing((self.arm, learner.env_steps, *timing))
+        going = going_on(learner)
         means = {f"evaluation/{name}": _mean(getattr(found, name), going) for name in METRICS}
         self.latest = means["evaluation/episode_return"], means["evaluation/success"]
         for name, value in metrics.items():
@@ -168,23 +180,23 @@ class Recorder:
             means[tag] = _mean(value, going) if isinstance(value, Tensor) else float(value)
         for tag, mean in means.items():
             if math.isfinite(mean):
-                self.tensorboard.add_scalar(tag, mean, ppo.env_steps)
+                self.tensorboard.add_scalar(tag, mean, learner.env_steps)
 
-    def steps_per_second(self, ppo: PPO) -> float:
+    def steps_per_second(self, learner: Learner) -> float:
         """Of all seeds together, evaluation included, since the arm began."""
-        return ppo.env_steps * self.options.seeds / max(time.perf_counter() - self.began, 1e-9)
+        return learner.env_steps * self.options.seeds / max(time.perf_counter() - self.began, 1e-9)
 
 
-def curve_rows(arm: str, ppo: PPO, found: Evaluation) -> list[list[Any]]:
+def curve_rows(arm: str, learner: Learner, found: Evaluation) -> list[list[Any]]:
     """Rows of `curves.csv` for one evaluation; a seed that broke has no values any more."""
     values = torch.stack([getattr(found, name) for name in METRICS], 1)
-    values = torch.where(going_on(ppo)[:, None], values, torch.nan)
-    return [[arm, seed, ppo.env_steps, *row] for seed, row in enumerate(values.tolist())]
+    values = torch.where(going_on(learner)[:, None], values, torch.nan)
+    return [[arm, seed, learner.env_steps, *row] for seed, row in enumerate(values.tolist())]
 
 
-def going_on(ppo: PPO) -> Tensor:
+def going_on(learner: Learner) -> Tensor:
     """Which seeds have not broken, bool, `(S,)`."""
-    return torch.tensor([seed not in ppo.failures for seed in range(ppo.num_seeds)], device=ppo.device)
+    return torch.tensor([seed not in learner.failures for seed in range(learner.num_seeds)], device=learner.device)
 
 
 def _mean(values: Tensor, going: Tensor) -> float:

@@ -10,13 +10,16 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from recall_traces.agents.arms import ArmConfigs, check_arm
+from recall_traces.agents.arms import LEARNERS, ArmConfigs, check_arm
 from recall_traces.agents.bonus import BonusConfig
 from recall_traces.agents.ppo import PPOConfig
+from recall_traces.agents.replay import PrioritizedConfig
 from recall_traces.agents.self_imitation import SelfImitationConfig
 from recall_traces.recall import RecallConfig
 
-AGENTS = {"ppo": "proximal policy optimisation (Schulman et al. 2017)"}
+AGENTS = {"ppo": "proximal policy optimisation (Schulman et al. 2017)", "sac": "soft actor-critic (Haarnoja et al. 2018)"}
+assert AGENTS.keys() == LEARNERS.keys()
+DEMO_AGENT = "ppo"
 DEMO_ENV = "FourRooms-15"
 DEMO_ARMS = ("none", "sil", "bonus", "own-traces", "recall")
 LEAST = {"steps": 1, "seeds": 1, "seed": 0, "num_envs": 1, "eval_every": 1, "eval_episodes": 1}
@@ -51,21 +54,25 @@ class RunOptions:
     """Steps of a seed between evaluations."""
     eval_episodes: Annotated[int, arg(metavar="N")] = 20
     """Episodes of an evaluation, as many again with greedy actions."""
-    agent: PPOConfig = field(default_factory=PPOConfig)
-    """Hyperparameters; the defaults depend on the environment."""
+    agent: Any = field(default_factory=PPOConfig)
+    """Hyperparameters; which there are depends on the learner, the defaults on the environment."""
     recall: RecallConfig = field(default_factory=RecallConfig)
     """Recall traces: what to recall, and how much to imitate. For the arms recall, recall-..., own-traces."""
     sil: SelfImitationConfig = field(default_factory=SelfImitationConfig)
     """Self-imitation, for the arms with sil."""
     bonus: BonusConfig = field(default_factory=BonusConfig)
     """Intrinsic reward, for the arms with bonus."""
+    per: PrioritizedConfig = field(default_factory=PrioritizedConfig)
+    """Prioritized replay, for the arms with per."""
     env: Any = field(default_factory=Keywords)
     """Options of the environment."""
+    eval_env: Any = field(default_factory=Keywords)
+    """Options of the environment where evaluation is to have others."""
 
     @property
     def arm_configs(self) -> ArmConfigs:
         """Settings of everything an arm may choose."""
-        return ArmConfigs(self.recall, self.sil, self.bonus)
+        return ArmConfigs(self.recall, self.sil, self.bonus, self.per)
 
     @property
     def env_keywords(self) -> dict[str, Any]:
@@ -73,6 +80,12 @@ class RunOptions:
         if isinstance(self.env, dict):
             return dict(self.env)
         return {field.name: getattr(self.env, field.name) for field in dataclasses.fields(self.env)}
+
+    @property
+    def eval_env_keywords(self) -> dict[str, Any]:
+        """The same for the environments of the evaluation."""
+        given = {field.name: getattr(self.eval_env, field.name) for field in dataclasses.fields(self.eval_env)}
+        return self.env_keywords | {name: value for name, value in given.items() if value is not None}
 
     def task(self, env_id: str) -> str:
         """Name of what is learned: the environment, and its options where they are not the defaults."""
@@ -98,7 +111,7 @@ class TrainOptions(RunOptions):
     """Train one arm."""
 
     learner: Annotated[str, Positional, arg(metavar="AGENT")]
-    """The learner: ppo."""
+    """The learner: ppo or sac."""
     env_id: Annotated[str, Positional, arg(metavar="ENV")]
     """The environment, such as FourRooms-19, CartPole-v1 or any Gymnasium id."""
     arm: Annotated[str, arg(metavar="ARM")] = "none"
@@ -108,7 +121,7 @@ class TrainOptions(RunOptions):
         """Refuse what is out of range or unknown."""
         super().check()
         check_agent(self.learner)
-        check_arm(self.arm)
+        check_arm(self.arm, replays(self.agent))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +131,7 @@ class CompareOptions(RunOptions):
     env_id: Annotated[str, Positional, arg(metavar="ENV")] = DEMO_ENV
     """The environment, such as FourRooms-19, CartPole-v1 or any Gymnasium id."""
     learner: Annotated[str, arg(name="agent", metavar="AGENT")] = "ppo"
-    """The learner: ppo."""
+    """The learner: ppo or sac."""
     arms: Annotated[tuple[str, ...], arg(metavar="ARM [ARM ...]")] = DEMO_ARMS
     """What to compare; `recall-traces list` tells the arms."""
     seeds: Annotated[int, arg(metavar="N")] = 8
@@ -133,7 +146,7 @@ class CompareOptions(RunOptions):
         if not self.arms:
             raise ValueError("--arms names no arm; give at least one, such as none recall")
         for arm in self.arms:
-            check_arm(arm)
+            check_arm(arm, replays(self.agent))
 
 
 def check_agent(agent: str) -> None:
@@ -147,15 +160,21 @@ def check_agent(agent: str) -> None:
         raise ValueError(f"unknown agent {agent!r}; the nearest: {', '.join(nearest)}")
 
 
+def replays(config: Any) -> bool:
+    """Whether a learner with these hyperparameters draws from a replay."""
+    return hasattr(config, "buffer_size")
+
+
 def configuration(options: TrainOptions | CompareOptions, device: str) -> dict[str, Any]:
     """Everything that decides the numbers of an arm: two runs with the same one can be put together."""
     plain = ("seeds", "seed", "steps", "num_envs", "eval_every", "eval_episodes")
-    parts: dict[str, Any] = {"agent": options.agent, "recall": options.recall, "sil": options.sil, "bonus": options.bonus}
+    parts: dict[str, Any] = {name: getattr(options, name) for name in ("agent", "recall", "sil", "bonus", "per")}
     return {
         "env_id": options.env_id,
         "learner": options.learner,
         **{name: getattr(options, name) for name in plain},
         "device": device,
         "env": options.env_keywords,
+        "eval_env": options.eval_env_keywords,
         **{name: dataclasses.asdict(config) for name, config in parts.items()},
     }

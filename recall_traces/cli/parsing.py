@@ -7,10 +7,11 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import itertools
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar, Union
 
@@ -93,6 +94,8 @@ def _options(name: str, hint: Any) -> dict[str, Option]:
         kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
         optional = len(kinds) < len(typing.get_args(hint))
         hint = kinds[0] if len(kinds) == 1 else str
+    if hint is bool and optional:
+        return {name: Option(None, 1, ("True", "False"), optional)}
     if hint is bool:
         head, dot, last = name.rpartition(".")
         no = f"{head}.no-{last}" if dot else f"--no-{name[2:]}"
@@ -164,6 +167,22 @@ def find_env_id(argv: Sequence[str], table: Mapping[str, Option], index: int, kn
         return found.positionals[index]
     # `--env.random-start FourRooms-19`: a flag and the environment, or an option and its value?
     return next((word for word in found.after_unknown if known(word)), None)
+
+
+def find_agent(argv: Sequence[str], table: Mapping[str, Option], positional: bool, known: Container[str]) -> str | None:
+    """The learner that a command line names, before its options are known; `None` if it names no known one.
+
+    Args:
+        argv: Words after the subcommand.
+        table: Options of every learner that do not depend on the environment.
+        positional: Whether it is the first positional, or else the value of `--agent`.
+        known: Names of learners.
+    """
+    found = scan(argv, table, free="--env.")
+    words = [*found.positionals[:1], *found.after_unknown]
+    if not positional:
+        words = [value for name, value in itertools.pairwise(found.rest) if name == "--agent"]
+    return next((word for word in words if word in known), None)
 
 
 def build(argv: Sequence[str], default: T, name: str, description: str) -> T | None:

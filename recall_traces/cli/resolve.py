@@ -1,4 +1,4 @@
-"""The environment's name decides which options there are and what their defaults are, so it is found first."""
+"""Learner and environment decide which options there are and what their defaults are, so their names are found first."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import dataclasses
 import os
 import sys
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+from tyro.conf import arg
 
 import recall_traces.envs as envs
-from recall_traces.agents.presets import preset
+from recall_traces.agents.arms import LEARNERS
+from recall_traces.agents.presets import ELSEWHERE, preset
 from recall_traces.cli.errors import UsageError, one_line
-from recall_traces.cli.options import DEMO_ENV, Keywords, RunOptions
-from recall_traces.cli.parsing import HELP, build, find_env_id, option_table, scan
+from recall_traces.cli.options import DEMO_AGENT, DEMO_ENV, Keywords, RunOptions
+from recall_traces.cli.parsing import HELP, Option, build, find_agent, find_env_id, option_table, scan
 
 Run = TypeVar("Run", bound=RunOptions)
 
@@ -36,17 +39,22 @@ def parse_run(argv: Sequence[str], default: Run, name: str, description: str, po
     if any(word in HELP for word in argv):
         words = [word for word in argv if not word.startswith("-")]
         named = next((word for word in words if _known(word)), DEMO_ENV)
-        full = _with_environment(default, named)
+        agent = next((word for word in words if word in LEARNERS), DEMO_AGENT)
+        full = _with_environment(default, named, agent)
         description += f"\n\ndefaults below are those of {named}: name an environment before --help to see its own"
         if isinstance(full.env, Keywords):
             description += f"\n\noptions of {named}: the keywords of its constructor, --env.KEY VALUE"
         return build(["--help"], full, name, description)
     index = len(positionals) - 1
-    env_id = find_env_id(argv, option_table(default), index, _known)
+    every_option: dict[str, Option] = {}
+    for agent in LEARNERS:
+        every_option |= option_table(dataclasses.replace(default, agent=getattr(ELSEWHERE, agent)))
+    env_id = find_env_id(argv, every_option, index, _known)
     if env_id is None and not isinstance(getattr(default, positionals[-1]), str):
         raise UsageError(f"{name} needs an agent and an environment, such as: recall-traces {name} ppo FourRooms-19")
     try:
-        full = _with_environment(default, env_id or DEMO_ENV)
+        agent = find_agent(argv, every_option, "learner" in positionals, LEARNERS)
+        full = _with_environment(default, env_id or DEMO_ENV, agent or DEMO_AGENT)
         is_free = isinstance(full.env, Keywords)
         found = scan(argv, option_table(full), free="--env." if is_free else None, taken=env_id)
         if len(found.positionals) > len(positionals):
@@ -60,8 +68,8 @@ def parse_run(argv: Sequence[str], default: Run, name: str, description: str, po
     return dataclasses.replace(options, env=found.keywords) if is_free else options
 
 
-def _with_environment(default: Run, env_id: str) -> Run:
-    """The defaults for an environment.
+def _with_environment(default: Run, env_id: str, agent: str) -> Run:
+    """The defaults for an environment and a learner.
 
     Raises:
         ValueError: there is none of that name.
@@ -72,11 +80,21 @@ def _with_environment(default: Run, env_id: str) -> Run:
     return dataclasses.replace(
         default,
         env=(options_class or Keywords)(),
-        agent=known.ppo,
+        eval_env=(_all_optional(options_class) if options_class else Keywords)(),
+        agent=getattr(known, agent),
         recall=known.recall,
         sil=known.sil,
         bonus=known.bonus,
+        per=known.per,
     )
+
+
+def _all_optional(options: type[Any]) -> type[Any]:
+    """A dataclass with the same fields, each None unless it is given."""
+    help_text = arg(help="The same for the evaluation alone; as in training unless given.")
+    hints = get_type_hints(options)
+    columns = [(item.name, Annotated[hints[item.name] | None, help_text], None) for item in dataclasses.fields(options)]
+    return dataclasses.make_dataclass(f"{options.__name__}ForEvaluation", columns, frozen=True)
 
 
 def _known(env_id: str) -> bool:

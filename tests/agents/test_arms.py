@@ -3,10 +3,12 @@ import dataclasses
 import pytest
 import torch
 
-from recall_traces.agents.arms import ARMS, ArmConfigs, check_arm, make_seams
+from recall_traces.agents.arms import ARMS, ArmConfigs, check_arm, make_learner, make_seams
 from recall_traces.agents.bonus import BonusConfig, DistillationBonus, VisitBonus
 from recall_traces.agents.ppo import PPO, PPOConfig
 from recall_traces.agents.presets import ELSEWHERE, PRESETS, preset
+from recall_traces.agents.replay import PrioritizedSampling, UniformSampling
+from recall_traces.agents.sac import SACConfig
 from recall_traces.agents.seams import NoBonus, NoImitation
 from recall_traces.agents.self_imitation import SelfImitation, SelfImitationConfig
 from recall_traces.envs import make
@@ -17,13 +19,13 @@ SMALL = ArmConfigs(
     sil=SelfImitationConfig(imitation_batch_size=32, imitation_updates=2),
     bonus=BonusConfig(coefficient=0.02),
 )
-IMITATION = {"none": NoImitation, "bonus": NoImitation, "sil": SelfImitation, "sil+bonus": SelfImitation}
+IMITATION = {"none": NoImitation, "bonus": NoImitation, "per": NoImitation, "sil": SelfImitation, "sil+bonus": SelfImitation}
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", [arm for arm in ARMS if "per" not in arm.split("+")])
 def test_every_arm_is_a_choice_of_objects_and_trains(arm):
     env = make("FourRooms-7", num_envs=6)
-    imitation, bonus = make_seams(arm, env, 3, 0, SMALL)
+    imitation, bonus, _ = make_seams(arm, env, 3, 0, SMALL)
     assert type(imitation) is IMITATION.get(arm, RecallTraces)
     assert type(bonus) is (VisitBonus if "bonus" in arm else NoBonus)
     ppo = PPO(env, PPOConfig(n_steps=80, batch_size=80, n_epochs=2), recall=imitation, bonus=bonus, num_seeds=3)
@@ -37,9 +39,33 @@ def test_every_arm_is_a_choice_of_objects_and_trains(arm):
         assert isinstance(value, float) if name.startswith("seconds/") else value.shape == (3,), name
 
 
+@pytest.mark.parametrize("arm", [arm for arm in ARMS if arm != "recall-oracle"])
+def test_every_arm_trains_with_a_replay(arm):
+    env = make("Pendulum-v1", num_envs=6)
+    config = SACConfig(buffer_size=500, batch_size=32, learning_starts=20, n_steps=40, train_freq=4, net_arch=(16, 16))
+    sac = make_learner("sac", arm, env, config, SMALL, 3)
+    assert type(sac.recall) is IMITATION.get(arm.removesuffix("+per"), RecallTraces)
+    assert type(sac.bonus) is (DistillationBonus if "bonus" in arm else NoBonus)
+    assert type(sac.sampling) is (PrioritizedSampling if "per" in arm.split("+") else UniformSampling)
+    logged = []
+    sac.learn(2 * 80, lambda learner, metrics: logged.append(metrics))
+    assert len(logged) == 3
+    assert not sac.failures
+    assert all(bool(optimizer.values.isfinite().all()) for optimizer in sac.optimizers)
+    assert ("imitation_loss" in logged[-1]) == (type(sac.recall) is not NoImitation)
+    for name, value in logged[-1].items():
+        assert isinstance(value, float) if name.startswith("seconds/") else value.shape == (3,), name
+
+
+def test_prioritized_replay_needs_a_replay():
+    with pytest.raises(ValueError, match=r"'recall\+per' needs a learner with a replay: use sac"):
+        make_seams("recall+per", make("FourRooms-7", num_envs=2), 1, 0, SMALL)
+
+
 def test_recall_arms_differ_in_what_their_names_say():
     env = make("FourRooms-7", num_envs=2)
-    found = {arm: make_seams(arm, env, 1, 0, SMALL)[0].config for arm in ARMS if "recall" in arm or arm == "own-traces"}
+    arms = ("recall", "recall-return", "own-traces", "recall-oracle", "recall+bonus")
+    found = {arm: make_seams(arm, env, 1, 0, SMALL).recall.config for arm in arms}
     same = dataclasses.replace
     assert found == {
         "recall": SMALL.recall,
@@ -52,7 +78,7 @@ def test_recall_arms_differ_in_what_their_names_say():
 
 def test_settings_reach_their_objects():
     env = make("FourRooms-7", num_envs=2)
-    imitation, bonus = make_seams("sil+bonus", env, 1, 0, SMALL)
+    imitation, bonus, _ = make_seams("sil+bonus", env, 1, 0, SMALL)
     assert imitation.config == SMALL.sil
     assert (imitation.imitation_updates, imitation.imitation_batch_size) == (2, 32)
     assert bonus.coefficient == 0.02
@@ -84,7 +110,7 @@ def test_the_same_seed_trains_the_same():
     runs = []
     for _ in range(2):
         env = make("FourRooms-7", num_envs=4, seed=5)
-        imitation, bonus = make_seams("recall+bonus", env, 2, 5, SMALL)
+        imitation, bonus, _ = make_seams("recall+bonus", env, 2, 5, SMALL)
         ppo = PPO(
             env, PPOConfig(n_steps=80, batch_size=80, n_epochs=2), recall=imitation, bonus=bonus, num_seeds=2, seed=5
         ).learn(320)

@@ -1,0 +1,245 @@
+"""What an off-policy learner replays: its own steps, kept on the device, and how they are drawn."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from recall_traces.data import Transitions
+from recall_traces.spaces import ActionSpace, ObservationSpace, tensor_dtype, tensor_shape
+
+BRANCHES = 32
+"""Children of a node of the tree of priorities: four levels hold a million."""
+
+
+def replay_bytes(observation_space: ObservationSpace, action_space: ActionSpace, num_seeds: int, capacity: int) -> int:
+    """Memory of a `Replay`, in bytes."""
+    per_step = 4 + 2  # reward and two flags
+    for space, copies in ((observation_space, 2), (action_space, 1)):
+        per_step += copies * math.prod(tensor_shape(space)) * torch.empty(0, dtype=tensor_dtype(space)).element_size()
+    return num_seeds * capacity * per_step
+
+
+def available_bytes(device: torch.device) -> float:
+    """Memory that is free on a device; infinite where the system does not tell."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return math.inf
+
+
+def check_memory(
+    observation_space: ObservationSpace, action_space: ActionSpace, num_seeds: int, capacity: int, device: torch.device
+) -> int:
+    """Bytes of a `Replay` that is about to be made.
+
+    Raises:
+        ValueError: more than is free.
+    """
+    needed, free = replay_bytes(observation_space, action_space, num_seeds, capacity), available_bytes(device)
+    if needed > free:
+        size = f"{num_seeds} seeds of {capacity:,} steps need {needed / 2**30:.1f} GiB"
+        raise ValueError(f"the replay does not fit: {size}, {free / 2**30:.1f} GiB are free on {device}; lower buffer_size")
+    return needed
+
+
+class Replay:
+    """The last `capacity` steps of each seed, every field preallocated, `(S, capacity, ...)`.
+
+    Args:
+        observation_space: Of one environment.
+        action_space: Of one environment.
+        num_seeds: `S`.
+        num_envs: `N`; the capacity is cut to a multiple of it.
+        capacity: Steps per seed.
+        device: Where everything is kept.
+
+    Raises:
+        ValueError: it would not fit into the memory that is free, or is smaller than one step of all environments.
+    """
+
+    def __init__(
+        self,
+        observation_space: ObservationSpace,
+        action_space: ActionSpace,
+        num_seeds: int,
+        num_envs: int,
+        capacity: int,
+        device: torch.device,
+    ) -> None:
+        if capacity < num_envs:
+            raise ValueError(f"a replay of {capacity} steps does not hold one step of {num_envs} environments: raise buffer_size")
+        capacity -= capacity % num_envs
+        check_memory(observation_space, action_space, num_seeds, capacity, device)
+        self.capacity, self.written = capacity, 0
+
+        def zeros(dtype: torch.dtype, *size: int) -> Tensor:
+            return torch.zeros(num_seeds, capacity, *size, dtype=dtype, device=device)
+
+        obs_type, obs_shape = tensor_dtype(observation_space), tensor_shape(observation_space)
+        self.steps = Transitions(
+            obs=zeros(obs_type, *obs_shape),
+            actions=zeros(tensor_dtype(action_space), *tensor_shape(action_space)),
+            rewards=zeros(torch.float32),
+            next_obs=zeros(obs_type, *obs_shape),
+            terminated=zeros(torch.bool),
+            truncated=zeros(torch.bool),
+        )
+        self.fields = list(vars(self.steps).values())
+        self.first_row = torch.arange(num_seeds, device=device)[:, None] * capacity
+
+    def __len__(self) -> int:
+        """Steps of each seed that are held."""
+        return min(self.written, self.capacity)
+
+    def add(self, transitions: Transitions) -> tuple[int, int]:
+        """Keep one step of every environment, fields `(S, N, ...)`; returns the columns it was written to, first and end."""
+        first = self.written % self.capacity
+        end = first + transitions.rewards.shape[1]
+        for kept, new in zip(self.fields, vars(transitions).values(), strict=True):
+            kept[:, first:end] = new
+        self.written += end - first
+        return first, end
+
+    def at(self, columns: Tensor) -> Transitions:
+        """The steps in columns `(S, B)`, fields `(S, B, ...)`."""
+        rows = (columns + self.first_row).flatten()
+        return Transitions(*(x.flatten(0, 1).index_select(0, rows).unflatten(0, columns.shape) for x in self.fields))
+
+
+class Drawn(NamedTuple):
+    """Columns of a replay, `(S, B)`, and how much each step counts in the critics' loss, `(S, B)`."""
+
+    columns: Tensor
+    weights: Tensor
+
+
+class ReplaySampling(Protocol):
+    """How steps are drawn from a replay."""
+
+    def added(self, first: int, end: int) -> None:
+        """Columns from `first` to `end` hold new steps."""
+        ...
+
+    def draw(self, held: int, batch_size: int, generator: torch.Generator) -> Drawn:
+        """Draw from the first `held` columns."""
+        ...
+
+    def learned(self, columns: Tensor, errors: Tensor) -> None:
+        """The critics were off by `errors` `(S, B)`, at least 0, at these steps when they learned from them."""
+        ...
+
+
+class UniformSampling:
+    """Every step with the same probability.
+
+    Args:
+        num_seeds: `S`.
+    """
+
+    def __init__(self, num_seeds: int) -> None:
+        self.num_seeds = num_seeds
+
+    def added(self, first: int, end: int) -> None:
+        """Nothing to know."""
+
+    def draw(self, held: int, batch_size: int, generator: torch.Generator) -> Drawn:
+        columns = torch.randint(held, (self.num_seeds, batch_size), generator=generator, device=generator.device)
+        return Drawn(columns, torch.ones((), device=generator.device).expand(self.num_seeds, batch_size))
+
+    def learned(self, columns: Tensor, errors: Tensor) -> None:
+        """Nothing to change."""
+
+
+@dataclass(frozen=True)
+class PrioritizedConfig:
+    """Names and defaults follow the paper's proportional variant."""
+
+    alpha: float = 0.6
+    """Steps are drawn in proportion to (error + epsilon) to this power."""
+    beta: float = 0.4
+    """Exponent of the importance weights; 1 corrects the bias of the drawing in full."""
+    epsilon: float = 1e-3
+    """Added to an error, so that every step may be drawn again."""
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "beta"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
+        if not self.epsilon > 0:
+            raise ValueError(f"epsilon must be positive, not {self.epsilon}")
+
+
+class PrioritizedSampling:
+    """Steps the critics were wrong about come more often (prioritized replay, Schaul et al. 2016, proportional variant).
+
+    A new step gets the largest priority so far. Importance weights are divided by the largest of the batch. The sums of
+    priorities form a tree whose nodes have `BRANCHES` children: drawing and changing are a few batched operations per level.
+
+    Args:
+        config: See `PrioritizedConfig`.
+        num_seeds: `S`.
+        capacity: Columns of the replay.
+        device: Where the tree is kept.
+    """
+
+    def __init__(self, config: PrioritizedConfig, num_seeds: int, capacity: int, device: torch.device | str) -> None:
+        self.config = config
+        width = -(-capacity // BRANCHES) * BRANCHES
+        self.levels = [torch.zeros(num_seeds, width, device=device)]
+        """Priorities, then sums of ever more of them, each `(S, W)`; the last has at most `BRANCHES` columns."""
+        while self.levels[-1].shape[1] > BRANCHES:
+            width = -(-self.levels[-1].shape[1] // BRANCHES)
+            width = width if width <= BRANCHES else -(-width // BRANCHES) * BRANCHES
+            self.levels.append(torch.zeros(num_seeds, width, device=device))
+        self.largest = torch.ones(num_seeds, 1, device=device)
+        self.seeds = torch.arange(num_seeds, device=device)[:, None]
+
+    def added(self, first: int, end: int) -> None:
+        """Give new steps the largest priority so far."""
+        columns = torch.arange(first, end, device=self.largest.device).expand(len(self.largest), -1)
+        self.set(columns, self.largest.expand(-1, end - first))
+
+    def set(self, columns: Tensor, priorities: Tensor) -> None:
+        """Write priorities `(S, B)` and all sums that they are part of; of a column that comes twice one of the two counts."""
+        self.levels[0].scatter_(1, columns, priorities)
+        for level, above in zip(self.levels, self.levels[1:], strict=False):
+            columns = columns // BRANCHES
+            children = level.unflatten(1, (-1, BRANCHES))
+            # Summed anew instead of corrected, so that rounding does not add up.
+            above.scatter_(1, columns, children[self.seeds, columns].sum(-1))
+
+    def draw(self, held: int, batch_size: int, generator: torch.Generator) -> Drawn:
+        total = self.levels[-1].double().sum(1, keepdim=True)
+        target = total * torch.rand(
+            *self.seeds.shape[:1], batch_size, generator=generator, device=total.device, dtype=torch.float64
+        )
+        columns = torch.zeros(target.shape, dtype=torch.int64, device=total.device)
+        for level in reversed(self.levels):
+            if level is self.levels[-1]:
+                children = level[:, None].expand(-1, batch_size, -1)
+            else:
+                children = level.unflatten(1, (-1, BRANCHES))[self.seeds, columns]
+            sums = children.double().cumsum(-1)
+            # Rounding may leave a target at the very end of a node; its last child with any weight takes it.
+            last = (children > 0).long().mul_(torch.arange(1, children.shape[-1] + 1, device=total.device)).amax(-1) - 1
+            child = torch.minimum((sums <= target[..., None]).sum(-1), last.clamp(min=0))
+            before = torch.where(child > 0, sums.gather(-1, (child - 1).clamp(min=0)[..., None])[..., 0], 0.0)
+            target = target - before
+            columns = columns * BRANCHES + child
+        probability = self.levels[0].gather(1, columns) / total
+        weights = (held * probability) ** -self.config.beta
+        return Drawn(columns, (weights / weights.amax(1, keepdim=True)).float())
+
+    def learned(self, columns: Tensor, errors: Tensor) -> None:
+        """Steps the critics were more wrong about will come more often."""
+        priorities = (errors + self.config.epsilon) ** self.config.alpha
+        self.largest = torch.maximum(self.largest, priorities.amax(1, keepdim=True))
+        self.set(columns, priorities)
