@@ -33,14 +33,17 @@ class BacktrackingConfig:
     """Adam's step size for a network at the beginning of a call of `fit`; it falls linearly to 0."""
     batch_size: int = 256
     """Transitions of one seed in a network's update."""
+    components: int = 4
+    """Gaussians in the mixtures of a network, over changes of `Box` states and over `Box` actions."""
     share_contexts: bool = True
     """Let a table of `MultiDiscrete` states learn under one context, such as a goal, what serves under all others."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
-        if not self.learning_rate > 0 or self.batch_size < 1:
-            raise ValueError("the model's learning_rate and batch_size must be positive")
+        for name in ("learning_rate", "batch_size", "components"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"the model's {name} must be positive, not {getattr(self, name)}")
 
 
 class BacktrackingModel:
@@ -92,6 +95,7 @@ class BacktrackingModel:
                 config.hidden,
                 config.learning_rate,
                 config.batch_size,
+                config.components,
                 self.generator,
                 seed,
             ).to(self.device)

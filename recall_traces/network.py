@@ -19,14 +19,16 @@ from recall_traces.spaces import ActionSpace, ObservationSpace, factor_sizes
 INSIDE = 1 - 1e-4
 """Recorded actions at a bound are moved this far inside, or the squashed Gaussian would put an infinite density on them."""
 LOG_STD_RANGE = (-5.0, 1.0)
+FIRST_LOG_STD = -2.0
 
 
 class NetworkModel(nn.Module):
     """q(a | s') · q(s | a, s'), following the factorisation of Goyal et al. (2019), section on the backtracking model.
 
-    Backward policy: categorical, or for `Box` actions a Gaussian squashed to the bounds. Backward dynamics: for `Box` states a
-    Gaussian over s - s' in units of its running standard deviation; for finite states one categorical per factor, factor k
-    given a, s' and the factors before it, so that joint moves stay joint.
+    Backward policy: categorical, or for `Box` actions a mixture of Gaussians squashed to the bounds. Backward dynamics: for `Box`
+    states a mixture of Gaussians over s - s' in units of its running standard deviation (mixtures are ours: where several ways
+    lead into a state, one Gaussian lies between them); for finite states one categorical per factor, factor k given a, s' and
+    the factors before it, so that joint moves stay joint.
 
     Args:
         observation_space: Any supported one.
@@ -35,6 +37,7 @@ class NetworkModel(nn.Module):
         hidden: Units of each hidden layer.
         learning_rate: Adam's step size.
         batch_size: Transitions of one seed in an update.
+        components: Gaussians in a mixture.
         generator: Draws minibatches and samples.
         seed: Draws the initial weights.
     """
@@ -50,16 +53,27 @@ class NetworkModel(nn.Module):
         hidden: tuple[int, ...],
         learning_rate: float,
         batch_size: int,
+        components: int,
         generator: torch.Generator,
         seed: int,
     ) -> None:
         super().__init__()
         self.space, self.action_space, self.num_seeds = observation_space, action_space, num_seeds
         self.learning_rate, self.batch_size, self.generator = learning_rate, batch_size, generator
+        self.components = components
         init = seeded_generator(seed, "model weights")
 
         def network(inputs: list[ObservationSpace], outputs: int) -> FleetMLP:
             return FleetMLP(num_seeds, inputs, hidden, outputs, "relu", 0.1, init)
+
+        def mixture(inputs: list[ObservationSpace], size: int) -> FleetMLP:
+            mlp = network(inputs, components * (1 + 2 * size))
+            # Components that start wide and at the same place all become the same Gaussian, and stay so for long.
+            if components > 1:
+                bias = mlp.later[-1].bias.data.view(num_seeds, components, -1)
+                bias[..., 1 : 1 + size].uniform_(-1.0, 1.0, generator=init)
+                bias[..., 1 + size :] = FIRST_LOG_STD
+            return mlp
 
         if isinstance(action_space, spaces.Box):
             low, high = (torch.as_tensor(bound, dtype=torch.float32) for bound in (action_space.low, action_space.high))
@@ -67,14 +81,14 @@ class NetworkModel(nn.Module):
             self.register_buffer("action_scale", (high - low) / 2)
             self.action_center: Tensor
             self.action_scale: Tensor
-            self.policy = network([observation_space], 2 * action_space.shape[0])
+            self.policy = mixture([observation_space], action_space.shape[0])
         else:
             self.policy = network([observation_space], int(action_space.n))
         if isinstance(observation_space, spaces.Box):
             size = observation_space.shape[0]
             self.obs_statistics = RunningNormalizer(num_seeds, size)
             self.change_statistics = RunningNormalizer(num_seeds, size, center=False)
-            self.dynamics = nn.ModuleList([network([observation_space, action_space], 2 * size)])
+            self.dynamics = nn.ModuleList([mixture([observation_space, action_space], size)])
         else:
             sizes = factor_sizes(observation_space)
             before = [[spaces.MultiDiscrete(sizes[:k])] if k else [] for k in range(len(sizes))]
@@ -129,19 +143,16 @@ class NetworkModel(nn.Module):
         state, action = self.encode(next_obs), self.encode_action(actions)
         outputs = self.policy(state)
         if isinstance(self.action_space, spaces.Box):
-            mean, log_std = gaussian(outputs)
             inside = action.clamp(-INSIDE, INSIDE)
-            before = torch.atanh(inside)
+            before = Mixture(outputs, self.components).log_prob(torch.atanh(inside))
             # d tanh(x)/dx = 1 - tanh(x)^2, and the scale to the bounds.
-            log_prob = (
-                normal_log_prob(before, mean, log_std) - (1 - inside.square()).log().sum(-1) - self.action_scale.log().sum()
-            )
+            log_prob = before - (1 - inside.square()).log().sum(-1) - self.action_scale.log().sum()
         else:
             log_prob = categorical_log_prob(outputs, actions)
         if isinstance(self.space, spaces.Box):
             scale = self.change_statistics.scale
-            mean, log_std = gaussian(self.dynamics[0](state, action))
-            return log_prob + normal_log_prob((obs - next_obs) / scale, mean, log_std) - scale.log().sum(-1)
+            change = Mixture(self.dynamics[0](state, action), self.components)
+            return log_prob + change.log_prob((obs - next_obs) / scale) - scale.log().sum(-1)
         factors = obs.view(*actions.shape[:2], -1)
         for k, network in enumerate(self.dynamics):
             log_prob = log_prob + categorical_log_prob(
@@ -158,15 +169,13 @@ class NetworkModel(nn.Module):
         state = self.encode(next_obs)
         outputs = self.policy(state)
         if isinstance(self.action_space, spaces.Box):
-            mean, log_std = gaussian(outputs)
-            action = torch.tanh(mean + log_std.exp() * self.normal(mean))
+            action = torch.tanh(Mixture(outputs, self.components).sample(self.generator))
             actions = self.action_center + self.action_scale * action
         else:
             action = actions = self.draw(outputs)
         if isinstance(self.space, spaces.Box):
-            mean, log_std = gaussian(self.dynamics[0](state, action))
-            scale = self.change_statistics.scale
-            obs = next_obs + scale * (mean + log_std.exp() * self.normal(mean))
+            change = Mixture(self.dynamics[0](state, action), self.components)
+            obs = next_obs + self.change_statistics.scale * change.sample(self.generator)
         else:
             factors: list[Tensor] = []
             for network in self.dynamics:
@@ -174,26 +183,36 @@ class NetworkModel(nn.Module):
             obs = factors[0] if isinstance(self.space, spaces.Discrete) else torch.stack(factors, -1)
         return actions, obs, torch.ones(next_obs.shape[:2], dtype=torch.bool, device=next_obs.device)
 
-    def normal(self, like: Tensor) -> Tensor:
-        """Standard normal numbers."""
-        return torch.empty_like(like).normal_(generator=self.generator)
-
     def draw(self, logits: Tensor) -> Tensor:
         """One category per row."""
         return (logits + gumbel(logits.shape, self.generator)).argmax(-1)
 
 
-def gaussian(outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and log standard deviation from a network's outputs, the latter softly bounded (Chua et al. 2018)."""
-    mean, log_std = outputs.chunk(2, -1)
-    low, high = LOG_STD_RANGE
-    log_std = high - nn.functional.softplus(high - log_std)
-    return mean, low + nn.functional.softplus(log_std - low)
+class Mixture:
+    """A mixture of K diagonal Gaussians from a network's outputs `(S, B, K * (1 + 2 * D))` (Bishop 1994).
 
+    Deviations are softly bounded (Chua et al. 2018).
+    """
 
-def normal_log_prob(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """Log-density of a diagonal Gaussian, `(S, B)`."""
-    return (-0.5 * ((x - mean) * (-log_std).exp()).square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+    def __init__(self, outputs: Tensor, components: int) -> None:
+        outputs = outputs.unflatten(-1, (components, -1))
+        self.logits = outputs[..., 0]
+        self.mean, log_std = outputs[..., 1:].chunk(2, -1)
+        low, high = LOG_STD_RANGE
+        log_std = high - nn.functional.softplus(high - log_std)
+        self.log_std = low + nn.functional.softplus(log_std - low)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density of `(S, B, D)`, `(S, B)`."""
+        z = (x[..., None, :] - self.mean) * (-self.log_std).exp()
+        each = (-0.5 * z.square() - self.log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+        return torch.logsumexp(each + torch.log_softmax(self.logits, -1), -1)
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """One draw each, `(S, B, D)`."""
+        component = (self.logits + gumbel(self.logits.shape, generator)).argmax(-1)[..., None, None]
+        mean, log_std = (x.take_along_dim(component, -2)[..., 0, :] for x in (self.mean, self.log_std))
+        return mean + log_std.exp() * torch.empty_like(mean).normal_(generator=generator)
 
 
 def categorical_log_prob(logits: Tensor, values: Tensor) -> Tensor:

@@ -22,10 +22,11 @@ def make_model(
     seeds: int = 1,
     hidden: tuple[int, ...] = (16,),
     batch_size: int = 32,
+    components: int = 2,
     seed: int = 0,
 ) -> NetworkModel:
     generator = torch.Generator().manual_seed(seed)
-    return NetworkModel(observation_space, action_space, seeds, hidden, 3e-3, batch_size, generator, seed)
+    return NetworkModel(observation_space, action_space, seeds, hidden, 3e-3, batch_size, components, generator, seed)
 
 
 def values(space: spaces.Space, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
@@ -224,3 +225,20 @@ def test_no_updates_change_nothing() -> None:
     model.fit(empty, 0, None)
     for value, old in zip((*model.parameters(), *model.buffers()), before, strict=True):
         assert torch.equal(value, old)
+
+
+def test_two_ways_into_a_state_stay_apart() -> None:
+    """From the left or from the right, never from the middle: the average of the two, which one Gaussian favours."""
+    generator = torch.Generator().manual_seed(0)
+    next_obs = torch.zeros(1, 2000, 1)
+    side = torch.randint(2, next_obs.shape, generator=generator).float() * 2 - 1
+    obs, actions = (centre + 0.05 * torch.randn(next_obs.shape, generator=generator) for centre in (side, 1 - 1.5 * side))
+    flags = torch.zeros(1, 2000, dtype=torch.bool)
+    middle = {}
+    for components in (1, 4):
+        model = make_model(BOX1, ACTION1, components=components)
+        model.fit(Transitions(obs, actions, torch.zeros(1, 2000), next_obs, flags, flags), 500, None)
+        drawn, states, _ = model.sample(next_obs)
+        middle[components] = [float(x.float().mean()) for x in ((drawn - 1).abs() < 0.9, states.abs() < 0.5)]
+    assert max(middle[4]) < 0.05
+    assert min(middle[1]) > 0.15
