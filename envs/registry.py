@@ -27,11 +27,21 @@ class _Family:
 
     factory: Callable[..., VectorEnv] | str
     options_class: type[Any] | str | None
+    arguments: tuple[Any, ...] = ()
+    """What the factory gets before the number."""
 
 
+_LAYOUTS = ("U", "Medium", "Large")
 _FAMILIES: dict[str, _Family] = {
     "FourRooms-<n>": _Family("recall_traces.envs.four_rooms:FourRooms", "recall_traces.envs.four_rooms:FourRoomsConfig"),
     "CartPole-v1": _Family("recall_traces.envs.cart_pole:CartPole", "recall_traces.envs.cart_pole:CartPoleConfig"),
+    **{
+        f"PointMaze-{layout}": _Family(
+            "recall_traces.envs.point_maze:PointMaze", "recall_traces.envs.point_maze:PointMazeConfig", (layout,)
+        )
+        for layout in _LAYOUTS
+    },
+    "PointMass-<n>": _Family("recall_traces.envs.point_mass:PointMass", "recall_traces.envs.point_mass:PointMassConfig"),
 }
 
 
@@ -94,23 +104,28 @@ def make(env_id: str, num_envs: int = 1, device: str | torch.device = "cpu", see
         from recall_traces.envs.gymnasium_adapter import GymnasiumVectorEnv
 
         return GymnasiumVectorEnv(_gymnasium_id(env_id), num_envs, device, seed, options)
-    family, numbers = found
+    family, arguments = found
     options_type = _resolve(family.options_class)
     factory = _resolve(family.factory)
     if options_type is None:
-        return factory(*numbers, num_envs=num_envs, device=device, seed=seed, **options)
+        return factory(*arguments, num_envs=num_envs, device=device, seed=seed, **options)
     valid = [field.name for field in fields(options_type)]
     for name in options:
         if name not in valid:
             near = _nearest(name, valid)
             hint = f"did you mean {near[0]}? " if near else ""
             raise ValueError(f"{env_id} has no option {name!r}; {hint}valid options: {', '.join(valid) or 'none'}")
-    return factory(*numbers, num_envs=num_envs, device=device, seed=seed, options=options_type(**options))
+    return factory(*arguments, num_envs=num_envs, device=device, seed=seed, options=options_type(**options))
 
 
 def register_with_gymnasium() -> None:
-    """Make ours known to `gymnasium.make`: `recall_traces/FourRooms-<n>-v0` (n odd, 7 to 31) and `recall_traces/CartPole-v1`."""
-    ours = [(f"FourRooms-{size}", f"FourRooms-{size}-v0", 1.0) for size in range(7, 32, 2)]
+    """Make ours known to `gymnasium.make`, as `recall_traces/CartPole-v1`, and the others with `-v0` after their name.
+
+    Sizes of `FourRooms-<n>` are the odd ones from 7 to 31.
+    """
+    names = [f"FourRooms-{size}" for size in range(7, 32, 2)]
+    names += [f"PointMaze-{layout}" for layout in _LAYOUTS] + [f"PointMass-{dimensions}" for dimensions in range(2, 9)]
+    ours = [(name, f"{name}-v0", 1.0) for name in names]
     for env_id, name, reward_threshold in [*ours, ("CartPole-v1", "CartPole-v1", 475.0)]:
         if f"recall_traces/{name}" not in gymnasium.registry:
             gymnasium.register(
@@ -121,15 +136,15 @@ def register_with_gymnasium() -> None:
             )
 
 
-def _find_family(env_id: str) -> tuple[_Family, list[int]] | None:
-    """The family that has this name and the number in it; None where it is not a batched environment."""
+def _find_family(env_id: str) -> tuple[_Family, list[Any]] | None:
+    """The family that has this name and the factory's first arguments; None where it is not a batched environment."""
     if env_id.startswith(FORCED_PREFIX):
         return None
     name = _import_module(env_id)
     for pattern, family in _FAMILIES.items():
         match = re.fullmatch(re.escape(pattern).replace("<n>", r"(\d+)"), name, flags=re.ASCII)
         if match:
-            return family, [int(number) for number in match.groups()]
+            return family, [*family.arguments, *map(int, match.groups())]
     return None
 
 

@@ -110,11 +110,15 @@ class FleetMLP(nn.Module):
     @torch.no_grad()
     def redraw_uniformly(self, generator: torch.Generator) -> FleetMLP:
         """Draw weights and biases anew as `torch.nn.Linear` does: uniform within 1 / √inputs of a layer."""
-        inputs = sum(layer.weight.shape[1] for layer in self.first)
-        for layer in (*self.first, *self.later):
-            bound = (inputs if layer in self.first else layer.weight.shape[1]) ** -0.5
-            for parameter in (layer.weight, layer.bias):
-                parameter.uniform_(-bound, bound, generator=generator)
+        parameters = list(self.parameters())
+        weights, biases = parameters[::2], parameters[1::2]
+        joined = len(self.first)  # these are parts of one layer
+        fan_ins = [sum(weight.shape[1] for weight in weights[:joined])] * joined + [
+            weight.shape[1] for weight in weights[joined:]
+        ]
+        for weight, bias, inputs in zip(weights, biases, fan_ins, strict=True):
+            for parameter in (weight, bias):
+                parameter.uniform_(-(inputs**-0.5), inputs**-0.5, generator=generator)
         return self
 
     def forward(self, *inputs: Tensor) -> Tensor:

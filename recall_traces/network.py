@@ -70,7 +70,8 @@ class NetworkModel(nn.Module):
             mlp = network(inputs, components * (1 + 2 * size))
             # Components that start wide and at the same place all become the same Gaussian, and stay so for long.
             if components > 1:
-                bias = mlp.later[-1].bias.data.view(num_seeds, components, -1)
+                *_, last = mlp.parameters()
+                bias = last.data.view(num_seeds, components, -1)
                 bias[..., 1 : 1 + size].uniform_(-1.0, 1.0, generator=init)
                 bias[..., 1 + size :] = FIRST_LOG_STD
             return mlp

@@ -70,9 +70,9 @@ def rehearse(options: Options, env_id: str, arms: Sequence[str], device: str) ->
         try:
             if replays(options.agent):
                 observations, actions = check_observation_space(env.observation_space), check_action_space(env.action_space)
-                needed = check_memory(observations, actions, options.seeds, options.agent.buffer_size, env.device)
+                replay_bytes = check_memory(observations, actions, options.seeds, options.agent.buffer_size, env.device)
                 if not options.quiet:
-                    print(f"the replay takes {needed / 2**20:,.0f} MiB when it is full", flush=True)
+                    print(f"the replay takes {replay_bytes / 2**20:,.0f} MiB when it is full", flush=True)
             for arm in arms:
                 make_learner(options.learner, arm, env, options.agent, options.arm_configs, seed=options.seed)
         finally:

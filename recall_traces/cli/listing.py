@@ -18,6 +18,10 @@ from recall_traces.targets import SOURCES
 ENVIRONMENTS = {
     "FourRooms-<n>": "n by n cells, n odd and at least 7; reward 1 at the goal, which is far from the start",
     "CartPole-v1": "Gymnasium's, in torch: keep a pole up for 500 steps",
+    "PointMaze-U": "a point in a maze of 3 by 3 cells; reward 1 at the goal, at the other end of the U",
+    "PointMaze-Medium": "the same, 6 by 6 cells, the goal 10 m from the start",
+    "PointMaze-Large": "the same, 10 by 7 cells, the goal 18 m from the start",
+    "PointMass-<n>": "a point in a long, thin box of n = 2 to 8 dimensions; reward 1 at a goal, another in every episode",
 }
 SOURCE_DESCRIPTIONS = {
     "auto": "novelty, and return as soon as there is some",

@@ -53,8 +53,8 @@ def parse_run(argv: Sequence[str], default: Run, name: str, description: str, po
     if env_id is None and not isinstance(getattr(default, positionals[-1]), str):
         raise UsageError(f"{name} needs an agent and an environment, such as: recall-traces {name} ppo FourRooms-19")
     try:
-        agent = find_agent(argv, every_option, "learner" in positionals, LEARNERS)
-        full = _with_environment(default, env_id or DEMO_ENV, agent or DEMO_AGENT)
+        chosen = find_agent(argv, every_option, "learner" in positionals, LEARNERS)
+        full = _with_environment(default, env_id or DEMO_ENV, chosen or DEMO_AGENT)
         is_free = isinstance(full.env, Keywords)
         found = scan(argv, option_table(full), free="--env." if is_free else None, taken=env_id)
         if len(found.positionals) > len(positionals):

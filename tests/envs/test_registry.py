@@ -9,6 +9,8 @@ from recall_traces.envs import make, options_class, register, registered_ids, re
 from recall_traces.envs.cart_pole import CartPole, CartPoleConfig
 from recall_traces.envs.four_rooms import FourRooms, FourRoomsConfig
 from recall_traces.envs.gymnasium_adapter import GymnasiumVectorEnv
+from recall_traces.envs.point_mass import PointMass, PointMassConfig
+from recall_traces.envs.point_maze import PointMaze, PointMazeConfig
 
 
 @pytest.fixture
@@ -27,6 +29,12 @@ def test_ours_win_and_the_prefix_forces_gymnasiums() -> None:
     assert isinstance(env, FourRooms)
     assert (env.size, env.num_envs, env.options) == (13, 5, FourRoomsConfig(slip=0.1, layout_seed=4))
     assert env.device == torch.device("cpu")
+    maze = make("PointMaze-Medium", num_envs=3, inertia=True)
+    assert isinstance(maze, PointMaze)
+    assert (maze.layout, maze.num_envs, maze.options) == ("Medium", 3, PointMazeConfig(inertia=True))
+    mass = make("PointMass-5", goals="all")
+    assert isinstance(mass, PointMass)
+    assert (mass.dimensions, mass.num_envs, mass.options) == (5, 1, PointMassConfig("all"))
 
 
 def test_the_adapter_is_as_ours() -> None:
@@ -38,9 +46,18 @@ def test_the_adapter_is_as_ours() -> None:
 
 
 def test_names_and_options() -> None:
-    assert registered_ids() == ["FourRooms-<n>", "CartPole-v1"]
+    assert registered_ids() == [
+        "FourRooms-<n>",
+        "CartPole-v1",
+        "PointMaze-U",
+        "PointMaze-Medium",
+        "PointMaze-Large",
+        "PointMass-<n>",
+    ]
     assert options_class("FourRooms-19") is FourRoomsConfig
     assert options_class("CartPole-v1") is CartPoleConfig
+    assert options_class("PointMaze-Large") is PointMazeConfig
+    assert options_class("PointMass-3") is PointMassConfig
     assert options_class("Pendulum-v1") is None
     assert options_class("gymnasium/CartPole-v1") is None
 
@@ -55,9 +72,11 @@ def test_names_and_options() -> None:
         ("CartPol-v1", "CartPole-v1"),
         ("CartPole", "CartPole-v1"),
         ("gymnasium/CartPole-v9", "CartPole-v1"),
+        ("PointMaze-Larg", "PointMaze-Large"),
+        ("PointMas-3", "PointMass-3"),
         ("Pendulum", "Pendulum-v1"),
-        ("zzzzzzzz", "FourRooms-<n>, CartPole-v1 and Gymnasium's ids"),
-        ("", "FourRooms-<n>, CartPole-v1 and Gymnasium's ids"),
+        ("zzzzzzzz", "FourRooms-<n>, CartPole-v1, .*PointMass-<n> and Gymnasium's ids"),
+        ("", "FourRooms-<n>, CartPole-v1, .*PointMass-<n> and Gymnasium's ids"),
     ],
 )
 def test_unknown_names_suggest_the_nearest(env_id: str, nearest: str) -> None:
@@ -134,6 +153,6 @@ def test_registering_imports_neither_torch_nor_our_environments(monkeypatch: pyt
             monkeypatch.delitem(gymnasium.registry, spec)
     registry.register_with_gymnasium()
     ours = [spec for name, spec in gymnasium.registry.items() if name.startswith("recall_traces/")]
-    assert len(ours) == 14
+    assert len(ours) == 24
     assert all(isinstance(spec.entry_point, str) for spec in ours)
     assert "torch" not in vars(registry)
