@@ -33,15 +33,16 @@ def ours(num_seeds: int, arm: str, steps: int) -> float:
     import torch
 
     from recall_traces import envs
-    from recall_traces.agents.arms import ArmConfigs, make_seams
-    from recall_traces.agents.ppo import PPO, PPOConfig
+    from recall_traces.agents.arms import ArmConfigs, make_learner
+    from recall_traces.agents.ppo import PPOConfig
     from recall_traces.agents.presets import preset
 
     torch.set_flush_denormal(True)
     env = envs.make("CartPole-v1", num_envs=8 * num_seeds)
     known = preset("CartPole-v1")
-    imitation, bonus = make_seams(arm, env, num_seeds, 0, ArmConfigs(known.recall, known.sil, known.bonus))
-    ppo = PPO(env, PPOConfig(n_steps=128, batch_size=256, n_epochs=4), recall=imitation, bonus=bonus, num_seeds=num_seeds)
+    config = PPOConfig(n_steps=128, batch_size=256, n_epochs=4)
+    configs = ArmConfigs(known.recall, known.sil, known.bonus)
+    ppo = make_learner("ppo", arm, env, config, configs, num_seeds)
     ppo.learn(4 * ROLLOUT)
     start = time.perf_counter()
     ppo.learn(steps)

@@ -66,12 +66,13 @@ class Task:
     every: int
     config: RecallConfig
     success_return: float | None = None
+    succeeds: bool = True
 
 
 TASKS = {
     "four-rooms": Task("FourRooms-19", four_rooms, 16, 150_000, 2048, preset("FourRooms-19").recall),
     "mountain-car": Task("MountainCarContinuous-v0", mountain_car, 8, 50_000, 5000, RecallConfig(), 90.0),
-    "hopper": Task("Hopper-v5", hopper, 5, 200_000, 20_480, RecallConfig()),
+    "hopper": Task("Hopper-v5", hopper, 5, 200_000, 20_480, RecallConfig(), succeeds=False),
 }
 
 
@@ -131,8 +132,9 @@ def join(name: str) -> None:
     folders = sorted(path.parent for path in (FOLDER / name).glob("*/curves.csv"))
     if folders:
         curves = read_curves(*folders)
-        (FOLDER / name / "comparison.json").write_text(json.dumps(compare_arms(curves), indent=1))
-        plot_comparison(curves, FOLDER / name / "curves.png", title=f"Stable-Baselines3 on {TASKS[name].env_id}")
+        metric = "success" if TASKS[name].succeeds else "episode_return"
+        (FOLDER / name / "comparison.json").write_text(json.dumps(compare_arms(curves, metric), indent=1))
+        plot_comparison(curves, FOLDER / name / "curves.png", metric=metric, title=f"Stable-Baselines3 on {TASKS[name].env_id}")
 
 
 if __name__ == "__main__":

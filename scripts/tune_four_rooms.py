@@ -1,11 +1,12 @@
-"""Choose the settings of every arm on FourRooms-15, six settings each, on seeds and layouts that no comparison uses.
+"""Choose the settings of every arm on FourRooms-15, eight settings each, on seeds and layouts that no comparison uses.
 
     python scripts/tune_four_rooms.py                    # all arms, one after the other; goes on where it stopped
     python scripts/tune_four_rooms.py --arms sil bonus   # some, so that two processes can share the work
 
 The score of a setting is the mean area under the success curve of 16 seeds over 20,000 steps and four tasks: the default layout,
 two random ones, and a random start and goal in every episode. PPO's own settings are chosen on the arm `none` and shared by all
-arms; there the score is that of the default layout over 60,000 steps, since few of its seeds see the goal sooner.
+arms; there the score is that of the default layout over 60,000 steps, since few of its seeds see the goal sooner. The last two
+settings of the other arms were added to the best of the first six: for arms that recall, how many ways to choose among.
 Prints and writes `runs/tune/<arm>.json`.
 """
 
@@ -29,6 +30,12 @@ IMITATION = [
     ["--recall.imitation-updates", str(u), "--recall.recent-episodes", str(episodes)]
     for u, episodes in itertools.product((4, 8, 16), (5, 20))
 ]
+
+
+def choosing(*best: str) -> list[list[str]]:
+    return [[*best, "--recall.candidates", str(k)] for k in (1, 32)]
+
+
 SETTINGS: dict[str, list[list[str]]] = {
     "none": [
         ["--agent.learning-rate", str(rate), "--agent.ent-coef", str(ent)]
@@ -37,22 +44,26 @@ SETTINGS: dict[str, list[list[str]]] = {
     "sil": [
         ["--sil.imitation-updates", str(u), "--sil.imitation-coefficient", str(c)]
         for u, c in itertools.product((4, 8, 16), (1.0, 3.0))
-    ],
-    "bonus": [["--bonus.coefficient", str(c)] for c in (0.003, 0.01, 0.02, 0.03, 0.05, 0.1)],
+    ]
+    + [["--sil.imitation-updates", "16", "--sil.imitation-coefficient", str(c)] for c in (0.3, 0.5)],
+    "bonus": [["--bonus.coefficient", str(c)] for c in (0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.007, 0.015)],
     "sil+bonus": [
         ["--sil.imitation-updates", str(u), "--bonus.coefficient", str(c)] for u, c in itertools.product((4, 8, 16), (0.01, 0.03))
-    ],
-    "own-traces": IMITATION,
-    "recall": IMITATION,
+    ]
+    + [["--sil.imitation-updates", "8", "--bonus.coefficient", str(c)] for c in (0.007, 0.015)],
+    "own-traces": IMITATION + choosing("--recall.imitation-updates", "8", "--recall.recent-episodes", "5"),
+    "recall": IMITATION + choosing("--recall.imitation-updates", "8", "--recall.recent-episodes", "20"),
     "recall-return": [
         ["--recall.imitation-updates", str(u), "--recall.trace-length", str(length)]
         for u, length in itertools.product((4, 8, 16), (60, 100))
-    ],
-    "recall-oracle": IMITATION,
+    ]
+    + choosing("--recall.imitation-updates", "16", "--recall.trace-length", "100"),
+    "recall-oracle": IMITATION + choosing("--recall.imitation-updates", "8", "--recall.recent-episodes", "20"),
     "recall+bonus": [
         ["--recall.imitation-updates", str(u), "--bonus.coefficient", str(c)]
         for u, c in itertools.product((4, 8, 16), (0.01, 0.03))
-    ],
+    ]
+    + choosing("--recall.imitation-updates", "8", "--bonus.coefficient", "0.01"),
 }
 
 
