@@ -28,8 +28,8 @@ LAYOUTS = range(31, 39)
 """Neither seed nor layouts were looked at before, in tuning or development."""
 SETTINGS: dict[str, list[str]] = {
     "none": [],
-    "recall": ["--recall.imitation-updates", "8", "--recall.recent-episodes", "20"],
-    "own-traces": ["--recall.imitation-updates", "8", "--recall.recent-episodes", "5"],
+    "recall": ["--recall.imitation-updates", "8", "--recall.recent-episodes", "20", "--recall.candidates", "1"],
+    "own-traces": ["--recall.imitation-updates", "8", "--recall.recent-episodes", "5", "--recall.candidates", "1"],
     "sil+bonus": ["--sil.imitation-updates", "8", "--bonus.coefficient", "0.01"],
     "bonus": ["--bonus.coefficient", "0.01"],
     "sil": ["--sil.imitation-updates", "16", "--sil.imitation-coefficient", "1"],

@@ -21,6 +21,9 @@ def table(comparison: dict, arm: str) -> str:
     lines = [f"| arm | seeds at 90% | median steps to 90% | area | P({arm} needs fewer steps) |", "|---|---|---|---|---|"]
     for name, result in comparison["arms"].items():
         steps, (low, high) = result["steps_to_threshold"], result["area"]["interval"]
+        if steps is None:  # returns, for which no threshold was given
+            lines.append(f"| `{name}` | | | {result['area']['mean']:.1f} ({low:.1f}, {high:.1f}) | |")
+            continue
         median = f"{thousands(steps['median'])} ({', '.join(thousands(x) for x in steps['interval'])})"
         chance = better.get(name)
         versus = "" if chance is None else f"{chance['value']:.2f} ({chance['interval'][0]:.2f}, {chance['interval'][1]:.2f})"

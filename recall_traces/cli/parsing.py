@@ -21,6 +21,8 @@ from recall_traces.cli.errors import UsageError, one_line
 
 T = TypeVar("T")
 HELP = ("-h", "--help")
+OF_ENVIRONMENTS = ("--env.", "--eval-env.")
+"""Beginnings of options that depend on the environment."""
 NUMBERS = {int: "a whole number", float: "a number"}
 
 
@@ -109,13 +111,13 @@ def _options(name: str, hint: Any) -> dict[str, Option]:
     return {name: Option(hint, 1, (), optional)}
 
 
-def scan(argv: Sequence[str], table: Mapping[str, Option], free: str | None = None, taken: str | None = None) -> Scan:
+def scan(argv: Sequence[str], table: Mapping[str, Option], free: tuple[str, ...] = (), taken: str | None = None) -> Scan:
     """Take a command line apart.
 
     Args:
         argv: Words after the subcommand.
         table: Options that are known.
-        free: Beginning of further options that may be anything.
+        free: Beginnings of further options that may be anything.
         taken: A word that is a positional, even where it could be the value of a free option.
 
     Raises:
@@ -132,12 +134,12 @@ def scan(argv: Sequence[str], table: Mapping[str, Option], free: str | None = No
         name = _hyphenated(name)
         values = [value] if equals else []
         if name not in table:
-            if free is None or not name.startswith(free) or name == free:
+            if not name.startswith(free) or name in free:
                 raise UsageError(f"unknown option {word.partition('=')[0]}; {_nearest(name, table)}")
             if not equals and words and not _is_option(words[0]) and words[0] != taken:
                 values = [words.pop(0)]
                 found.after_unknown += values
-            found.keywords[name[len(free) :].replace("-", "_")] = _literal(values[0]) if values else True
+            found.keywords[name.partition(".")[2].replace("-", "_")] = _literal(values[0]) if values else True
             continue
         option = table[name]
         if not equals:
@@ -162,7 +164,7 @@ def find_env_id(argv: Sequence[str], table: Mapping[str, Option], index: int, kn
         index: Which positional it is.
         known: Whether there is an environment of a name.
     """
-    found = scan(argv, table, free="--env.")
+    found = scan(argv, table, free=OF_ENVIRONMENTS)
     if len(found.positionals) > index:
         return found.positionals[index]
     # `--env.random-start FourRooms-19`: a flag and the environment, or an option and its value?
@@ -178,7 +180,7 @@ def find_agent(argv: Sequence[str], table: Mapping[str, Option], positional: boo
         positional: Whether it is the first positional, or else the value of `--agent`.
         known: Names of learners.
     """
-    found = scan(argv, table, free="--env.")
+    found = scan(argv, table, free=OF_ENVIRONMENTS)
     words = [*found.positionals[:1], *found.after_unknown]
     if not positional:
         words = [value for name, value in itertools.pairwise(found.rest) if name == "--agent"]

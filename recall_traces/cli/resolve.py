@@ -56,7 +56,7 @@ def parse_run(argv: Sequence[str], default: Run, name: str, description: str, po
         chosen = find_agent(argv, every_option, "learner" in positionals, LEARNERS)
         full = _with_environment(default, env_id or DEMO_ENV, chosen or DEMO_AGENT)
         is_free = isinstance(full.env, Keywords)
-        found = scan(argv, option_table(full), free="--env." if is_free else None, taken=env_id)
+        found = scan(argv, option_table(full), free=("--env.",) if is_free else (), taken=env_id)
         if len(found.positionals) > len(positionals):
             raise UsageError(f"unexpected argument {found.positionals[len(positionals)]!r} after {env_id!r}")
         options = build(found.rest, full, name, description)

@@ -127,3 +127,22 @@ def test_a_module_of_the_current_folder_registers_its_environment(place, monkeyp
     assert call(f"train ppo my_rooms:Mine-7 {TINY} --out run --env.slip 0.1 --quiet") == 0
     assert record(place / "run")["configuration"]["env"]["slip"] == 0.1
     sys.modules.pop("my_rooms")
+
+
+def test_evaluation_may_have_other_options_of_the_environment():
+    words = ["PointMaze-U", "--agent", "sac", "--env.start", "uniform", "--eval-env.start", "far"]
+    options = parse_run(words, *COMPARE)
+    assert options.env_keywords == {"start": "uniform", "random_goal": False, "inertia": False}
+    assert options.eval_env_keywords == {"start": "far", "random_goal": False, "inertia": False}
+    # What is not given is as in training.
+    options = parse_run(["PointMaze-U", "--env.inertia"], *COMPARE)
+    assert options.eval_env_keywords == options.env_keywords
+    options = parse_run(["--eval-env.inertia", "False", "PointMaze-U", "--env.inertia"], *COMPARE)
+    assert (options.env.inertia, options.eval_env_keywords["inertia"]) == (True, False)
+
+
+def test_evaluation_with_other_observations_is_refused(capsys):
+    assert call("compare PointMaze-U --agent sac --eval-env.inertia True --out x --quiet") == 2
+    assert "--eval-env gives PointMaze-U other observations" in capsys.readouterr().err
+    assert call("compare CartPole-v1 --eval-env.start far --quiet") == 2
+    assert "unknown option --eval-env.start" in capsys.readouterr().err
