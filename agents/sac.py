@@ -212,9 +212,12 @@ class SAC(Learner):
     # -- update -----------------------------------------------------------------------------------------------------
 
     def draw(self) -> tuple[Batch, Tensor]:
-        """A minibatch of the replay, and the columns `(S, B)` it came from."""
+        """A minibatch of the replay, its end imagined if recall traces are made so; and the columns `(S, <= B)` of the rest."""
         columns, weights = self.sampling.draw(len(self.replay), self.config.batch_size, self.generator)
         steps = self.replay.at(columns)
+        imagined = self.recall.imagine(self.config.batch_size) if self.recalls else None
+        if imagined is not None:
+            steps, weights, columns = with_imagined(steps, weights, columns, *imagined)
         rewards = steps.rewards + self.bonus.at(steps.next_obs)
         obs, next_obs = self.obs_normalizer(steps.obs), self.obs_normalizer(steps.next_obs)
         return Batch(obs, self.scaled(steps.actions), rewards, next_obs, steps.terminated, weights), columns
@@ -225,7 +228,7 @@ class SAC(Learner):
         traces = self.recall.sample(self.recall.imitation_batch_size, self.value) if self.recalls else None
         noise = self.policy.noise((self.num_seeds, 2 * self.config.batch_size), self.generator)
         metrics, errors = self.learn_from(batch, noise, traces)
-        self.sampling.learned(columns, errors)
+        self.sampling.learned(columns, errors[:, : columns.shape[1]])
         return metrics
 
     def learn_from(self, batch: Batch, noise: Tensor, traces: Traces | None = None) -> tuple[dict[str, Tensor], Tensor]:
@@ -330,3 +333,23 @@ class SAC(Learner):
         names = ("policy", "critics", "target_critics", "obs_normalizer", "policy_optimizer", "critic_optimizer")
         temperature = nn.ParameterDict({"log_ent_coef": self.log_ent_coef})
         return {name: getattr(self, name) for name in (*names, "ent_coef_optimizer")} | {"temperature": temperature}
+
+
+def with_imagined(
+    steps: Transitions, weights: Tensor, columns: Tensor, imagined: Transitions, known: Tensor
+) -> tuple[Transitions, Tensor, Tensor]:
+    """Put imagined steps `(S, K, ...)` in place of the last of a minibatch `(S, B, ...)`, where `known` `(S, K)`.
+
+    Returns:
+        The steps, their weights `(S, B)`, and the columns `(S, B - K)` of those that all seeds still have.
+    """
+    rest = columns.shape[1] - known.shape[1]
+
+    def mixed(real: Tensor, made: Tensor) -> Tensor:
+        return torch.cat(
+            [real[:, :rest], torch.where(known.view(*known.shape, *[1] * (real.dim() - 2)), made, real[:, rest:])], 1
+        )
+
+    fields = zip(vars(steps).values(), vars(imagined).values(), strict=True)
+    mixture = Transitions(*(mixed(real, made) for real, made in fields))
+    return mixture, mixed(weights, torch.ones_like(weights[:, rest:])), columns[:, :rest]

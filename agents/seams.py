@@ -39,6 +39,10 @@ class Imitation(Protocol):
         """Steps to imitate, `(S, batch_size, ...)`; weights are 0 where a seed has none."""
         ...
 
+    def imagine(self, batch_size: int) -> tuple[Transitions, Tensor] | None:
+        """Made-up steps `(S, K, ...)` for a critic's batch of that size, and which are real, bool `(S, K)`; None for none."""
+        ...
+
 
 class Bonus(Protocol):
     """Intrinsic reward."""
@@ -73,6 +77,9 @@ class NoImitation:
             RuntimeError: always.
         """
         raise RuntimeError("there is nothing to imitate")
+
+    def imagine(self, batch_size: int) -> None:
+        """Make nothing up."""
 
 
 class NoBonus:

@@ -115,6 +115,9 @@ class SelfImitation:
         steps = self.memory.at(positions)
         return Traces(steps.obs, steps.actions, weights > 0, weights)
 
+    def imagine(self, batch_size: int) -> None:
+        """Make nothing up: these steps were taken."""
+
     def advantage(self, positions: Tensor, value: Value) -> Tensor:
         """(R - V)+ of steps `(S, B)`."""
         returns = self.memory.gather(self.memory.returns, positions)

@@ -56,10 +56,11 @@ class BacktrackingModel:
         seed: Seeds initial weights, minibatches and samples.
         device: Where the model lives.
         config: What it is made of.
+        predict_rewards: Learn the rewards too, for `reward`; networks only.
 
     Raises:
         UnsupportedSpaceError: a space is none of the above.
-        ValueError: a table was asked for, and a space is not finite.
+        ValueError: a table was asked for, and a space is not finite or rewards are to be predicted.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class BacktrackingModel:
         seed: int = 0,
         device: torch.device | str = "cpu",
         config: BacktrackingConfig | None = None,
+        predict_rewards: bool = False,
     ) -> None:
         config = config or BacktrackingConfig()
         self.num_seeds, self.device = num_seeds, torch.device(device)
@@ -78,8 +80,11 @@ class BacktrackingModel:
         finite = isinstance(self.action_space, spaces.Discrete) and not isinstance(self.observation_space, spaces.Box)
         kind = config.kind
         if kind == "auto":
-            kind = "table" if finite and num_states(self.observation_space) <= MAX_TABLE_STATES else "network"
+            small = finite and num_states(self.observation_space) <= MAX_TABLE_STATES
+            kind = "table" if small and not predict_rewards else "network"
         if kind == "table":
+            if predict_rewards:
+                raise ValueError("a table predicts no rewards: set the model's kind to 'network'")
             if not (finite and isinstance(self.action_space, spaces.Discrete)):
                 raise ValueError(
                     f"a table needs finite states and actions, not {observation_space} and {action_space}: set kind to 'network'"
@@ -96,6 +101,7 @@ class BacktrackingModel:
                 config.learning_rate,
                 config.batch_size,
                 config.components,
+                predict_rewards,
                 self.generator,
                 seed,
             ).to(self.device)
@@ -114,7 +120,8 @@ class BacktrackingModel:
             active: Which seeds learn, one per seed; the others keep everything. All by default.
 
         Returns:
-            `loss`: -log q(a, s | s') in nats per transition, `(S,)`.
+            `loss`: -log q(a, s | s') in nats per transition, `(S,)`; `reward_loss` where rewards are predicted: half the squared
+            error in units of the mean square.
 
         Raises:
             ValueError: the leading axes are not `(S, B)`.
@@ -137,6 +144,11 @@ class BacktrackingModel:
         """Draw (actions, obs) that may have led to `next_obs` `(S, B, ...)`, each `(S, B, ...)`."""
         actions, obs, _ = self.density.sample(next_obs)
         return actions, obs
+
+    def reward(self, obs: Tensor, actions: Tensor, next_obs: Tensor) -> Tensor:
+        """Predict the rewards of steps `(S, B, ...)`, `(S, B)`, if it was made to."""
+        assert isinstance(self.density, NetworkModel)
+        return self.density.reward(obs, actions, next_obs)
 
     def sample_traces(self, states: Tensor, length: int) -> Traces:
         """Draw a trace into each state.

@@ -30,6 +30,8 @@ class NetworkModel(nn.Module):
     lead into a state, one Gaussian lies between them); for finite states one categorical per factor, factor k given a, s' and
     the factors before it, so that joint moves stay joint.
 
+    On request also r(s, a, s') by least squares, as bidirectional model-based policy optimisation has it (Lai et al. 2020).
+
     Args:
         observation_space: Any supported one.
         action_space: Any supported one.
@@ -38,6 +40,7 @@ class NetworkModel(nn.Module):
         learning_rate: Adam's step size.
         batch_size: Transitions of one seed in an update.
         components: Gaussians in a mixture.
+        predict_rewards: Whether to learn the reward too.
         generator: Draws minibatches and samples.
         seed: Draws the initial weights.
     """
@@ -54,6 +57,7 @@ class NetworkModel(nn.Module):
         learning_rate: float,
         batch_size: int,
         components: int,
+        predict_rewards: bool,
         generator: torch.Generator,
         seed: int,
     ) -> None:
@@ -96,30 +100,41 @@ class NetworkModel(nn.Module):
             self.dynamics = nn.ModuleList(
                 network([observation_space, action_space, *before[k]], sizes[k]) for k in range(len(sizes))
             )
+        self.rewards: FleetMLP | None = None
+        if predict_rewards:
+            self.reward_statistics = RunningNormalizer(num_seeds, 1, center=False)
+            self.rewards = network([observation_space, action_space, observation_space], 1)
         self.optimizer: FleetAdam | None = None
 
     def fit(self, transitions: Transitions, updates: int, active: Sequence[bool] | None) -> dict[str, Tensor]:
         """Take `updates` Adam steps on minibatches of transitions `(S, B, ...)`, step size falling; gives their mean loss."""
         if self.optimizer is None:  # made late, so that the parameters already lie on their device
             self.optimizer = FleetAdam(self.parameters())
+        learns = None if active is None else torch.tensor(active, device=transitions.rewards.device)
         if isinstance(self.space, spaces.Box):
-            learns = None if active is None else torch.tensor(active, device=transitions.rewards.device)
             self.obs_statistics.update(transitions.next_obs, learns)
             self.change_statistics.update(transitions.obs - transitions.next_obs, learns)
+        if self.rewards is not None:
+            self.reward_statistics.update(transitions.rewards[..., None], learns)
         rows = transitions.rewards.shape[1]
         seeds = torch.arange(self.num_seeds, device=transitions.rewards.device)[:, None]
-        losses = []
+        losses, reward_losses = [], []
         for update in range(updates):
             chosen = torch.randint(
                 rows, (self.num_seeds, min(self.batch_size, rows)), generator=self.generator, device=seeds.device
             )
-            batch = (x[seeds, chosen] for x in (transitions.obs, transitions.actions, transitions.next_obs))
+            batch = tuple(x[seeds, chosen] for x in (transitions.obs, transitions.actions, transitions.next_obs))
             loss = -self.log_prob(*batch).mean(1)
+            losses.append(loss.detach())
+            if self.rewards is not None:
+                rewards = self.reward_statistics(transitions.rewards[seeds, chosen][..., None])
+                reward_losses.append(0.5 * (self.scaled_rewards(*batch) - rewards).square().mean((1, 2)))
+                loss = loss + reward_losses[-1]
             backward(loss, self.optimizer)
             # Down to 0 within each call, so that a long fit ends at a minimum and not in its noise.
             self.optimizer.step(self.learning_rate * (1 - update / updates), active, clip_scale(10.0, self.optimizer))
-            losses.append(loss.detach())
-        return {"loss": torch.stack(losses).mean(0)} if losses else {}
+        found = {"loss": losses, "reward_loss": reward_losses}
+        return {name: torch.stack(column).detach().mean(0) for name, column in found.items() if column}
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """The optimiser's part of `state_dict`."""
@@ -160,6 +175,16 @@ class NetworkModel(nn.Module):
                 network(state, action, *([factors[..., :k]] if k else [])), factors[..., k]
             )
         return log_prob
+
+    def scaled_rewards(self, obs: Tensor, actions: Tensor, next_obs: Tensor) -> Tensor:
+        """The reward in units of its root mean square, `(S, B, 1)`."""
+        assert self.rewards is not None
+        return self.rewards(self.encode(next_obs), self.encode_action(actions), self.encode(obs))
+
+    @torch.no_grad()
+    def reward(self, obs: Tensor, actions: Tensor, next_obs: Tensor) -> Tensor:
+        """Predict the rewards of steps `(S, B, ...)`, `(S, B)`."""
+        return (self.scaled_rewards(obs, actions, next_obs) * self.reward_statistics.scale)[..., 0]
 
     @torch.no_grad()
     def sample(self, next_obs: Tensor, moving: bool = False) -> tuple[Tensor, Tensor, Tensor]:

@@ -38,6 +38,8 @@ class RecallConfig:
     """Recalled steps of one seed in such a minibatch."""
     imitation_ratio: float = 0.25
     """The same for an off-policy learner: minibatches to imitate per gradient step of its own."""
+    imagined_share: float = 0.0
+    """Share of an off-policy learner's critic batches that are recalled steps, with rewards that the model predicts."""
     update_every: int = 256
     """Where a learner trains after fewer environment steps than this, model and traces are renewed only that often."""
     trace_length: int = 60
@@ -92,13 +94,23 @@ class RecallConfig:
         for name in ("imitation_coefficient", "imitation_updates", "imitation_ratio", "model_updates", "novelty_power"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        for name in ("novelty_floor", "novelty_ceiling", "top_fraction"):
+        for name in ("novelty_floor", "novelty_ceiling", "top_fraction", "imagined_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
         choices = {"source": SOURCES, "traces_from": ("model", "record", "oracle"), "fit_on": ("all", "top")}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class Recalled(Traces):
+    """Traces with where each step leads."""
+
+    next_obs: Tensor
+    """Successors, `(S, B, L, *observation)`; the last is the high-value state."""
+    terminated: Tensor
+    """Where an episode ended on arrival, bool `(S, B, L)`."""
 
 
 class RecallTraces:
@@ -141,6 +153,8 @@ class RecallTraces:
         action_space = check_action_space(action_space)
         if c.traces_from == "oracle" and predecessors is None:
             raise ValueError("traces from the oracle need an environment with `predecessors`, such as FourRooms")
+        if c.imagined_share and c.traces_from != "model":
+            raise ValueError("imagined steps need the model's rewards: set imagined_share to 0, or traces_from to 'model'")
         if c.source == "given" and given is None:
             raise ValueError("the source 'given' needs states, RecallTraces(..., given=states), and is for Python only")
         shape = tensor_shape(self.observation_space)
@@ -150,7 +164,9 @@ class RecallTraces:
         self.imitation_batch_size = c.imitation_batch_size
         self.generator = seeded_generator(seed, "recall", self.device)
         self.predecessors = predecessors
-        self.model = BacktrackingModel(self.observation_space, action_space, num_seeds, seed, self.device, c.model)
+        self.model = BacktrackingModel(
+            self.observation_space, action_space, num_seeds, seed, self.device, c.model, c.imagined_share > 0
+        )
         self.cells = Cells(self.observation_space, num_seeds, c.cell_bins, seed, self.device)
         self.memory = Memory(
             self.observation_space, action_space, self.cells, num_seeds, num_envs, c.memory_size, gamma, self.device
@@ -169,7 +185,7 @@ class RecallTraces:
             generator=self.generator,
         )
         self.unfitted: list[Transitions] = []
-        self.buffer: list[Traces] = []
+        self.buffer: list[Recalled] = []
 
     def observe(self, transitions: Transitions, bonus: Tensor | None = None) -> None:
         """Remember a rollout `(T, S, N, ...)`, in time order; column (s, n) goes on across calls.
@@ -218,16 +234,35 @@ class RecallTraces:
         Returns:
             Steps `(S, B, ...)`; mask and weights are 0 for a seed that has no traces.
         """
+        mask, obs, actions = self.draw_steps(batch_size, "obs", "actions")
+        return Traces(obs, actions, mask, mask.float())
+
+    def imagine(self, batch_size: int) -> tuple[Transitions, Tensor] | None:
+        """Draw recalled steps for the critics of an off-policy learner (Lai et al. 2020).
+
+        Args:
+            batch_size: `B`, steps per seed of the whole batch.
+
+        Returns:
+            Steps `(S, K, ...)`, `K` the configured share of `B`, and which are real, bool `(S, K)`: a seed may have no traces.
+            None if the share is 0. A step terminates if it leads into a target where a recorded episode terminated.
+        """
+        count = round(self.config.imagined_share * batch_size)
+        if not count:
+            return None
+        mask, obs, actions, next_obs, terminated = self.draw_steps(count, "obs", "actions", "next_obs", "terminated")
+        rewards = self.model.reward(obs, actions, next_obs)
+        return Transitions(obs, actions, rewards, next_obs, terminated, torch.zeros_like(terminated)), mask
+
+    def draw_steps(self, count: int, *names: str) -> tuple[Tensor, ...]:
+        """Which of `count` draws per seed are real, `(S, count)`, and the named fields of recalled steps `(S, count, ...)`."""
         if not self.buffer:
             raise ValueError("there are no traces to sample from yet: call update first")
         valid = torch.cat([t.mask.flatten(1) for t in self.buffer], 1)
-        chosen, some = draw(valid.float(), batch_size, self.generator)
+        chosen, some = draw(valid.float(), count, self.generator)
         seeds = torch.arange(self.num_seeds, device=self.device)[:, None]
-        obs, actions = (
-            torch.cat([getattr(t, name).flatten(1, 2) for t in self.buffer], 1)[seeds, chosen] for name in ("obs", "actions")
-        )
-        mask = some[:, None].expand(-1, batch_size)
-        return Traces(obs, actions, mask, mask.float())
+        fields = (torch.cat([getattr(t, name).flatten(1, 2) for t in self.buffer], 1)[seeds, chosen] for name in names)
+        return some[:, None].expand(-1, count), *fields
 
     def fit(self) -> dict[str, Any]:
         """Fit the model on what is remembered."""
@@ -258,7 +293,7 @@ class RecallTraces:
             fitted = self.model.fit(self.memory.at(positions), c.model_updates)
         return {f"recall/model_{name}": value for name, value in fitted.items()}
 
-    def recall(self, targets: Targets) -> Traces:
+    def recall(self, targets: Targets) -> Recalled:
         """Recall a way into each target, the best of several candidates, `(S, B, L, ...)`."""
         c = self.config
         length = c.trace_length if c.candidates == 1 else max(c.search_length, c.trace_length)
@@ -271,7 +306,11 @@ class RecallTraces:
         obs, actions, mask = (x[seeds, best][:, :, -c.trace_length :] for x in (traces.obs, traces.actions, reached))
         from_somewhere = steps.gather(1, best) > length
         mask = mask & targets.active[..., None] & (self.last_visits(obs, mask) | ~from_somewhere[..., None])
-        return Traces(obs, actions, mask, mask.float())
+        next_obs = torch.cat([obs[:, :, 1:], targets.obs[:, :, None]], 2)
+        position, held = self.memory.find(targets.stamps)
+        terminated = torch.zeros_like(mask)
+        terminated[..., -1] = held & self.memory.gather(self.memory.steps.terminated, position)
+        return Recalled(obs, actions, mask, mask.float(), next_obs, terminated)
 
     def ways(self, targets: Targets, length: int) -> Traces:
         """`candidates` traces into each target, `(S, B * candidates, length, ...)`, those of one target side by side."""
@@ -353,5 +392,5 @@ class RecallTraces:
         for name in ("model", "cells", "memory", "states"):
             getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"])
-        self.buffer = [Traces(**state["buffer"][str(k)]) for k in range(len(state["buffer"]))]
+        self.buffer = [Recalled(**state["buffer"][str(k)]) for k in range(len(state["buffer"]))]
         self.unfitted = [Transitions(**state["unfitted"][str(k)]) for k in range(len(state["unfitted"]))]

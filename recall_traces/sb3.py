@@ -55,6 +55,8 @@ class RecallTracesCallback(BaseCallback):
         self.config, self.seed = config or RecallConfig(), seed
         if self.config.source == "given":
             raise ValueError("the source 'given' needs states, which this callback does not take: use another source")
+        if self.config.imagined_share:
+            raise ValueError("imagined steps are for recall_traces.agents.sac: a callback gives the critics nothing")
         self.recall: RecallTraces | None = None
         self.actor: Actor
         self.seconds = 0.0

@@ -24,9 +24,12 @@ def make_model(
     batch_size: int = 32,
     components: int = 2,
     seed: int = 0,
+    predict_rewards: bool = False,
 ) -> NetworkModel:
     generator = torch.Generator().manual_seed(seed)
-    return NetworkModel(observation_space, action_space, seeds, hidden, 3e-3, batch_size, components, generator, seed)
+    return NetworkModel(
+        observation_space, action_space, seeds, hidden, 3e-3, batch_size, components, predict_rewards, generator, seed
+    )
 
 
 def values(space: spaces.Space, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
@@ -242,3 +245,19 @@ def test_two_ways_into_a_state_stay_apart() -> None:
         middle[components] = [float(x.float().mean()) for x in ((drawn - 1).abs() < 0.9, states.abs() < 0.5)]
     assert max(middle[4]) < 0.05
     assert min(middle[1]) > 0.15
+
+
+def test_rewards_are_predicted_in_their_own_units() -> None:
+    model = make_model(BOX1, ACTION1, seeds=2, hidden=(32,), batch_size=128, predict_rewards=True)
+    generator = torch.Generator().manual_seed(3)
+    next_obs = values(BOX1, (2, 4000), generator)
+    actions = values(ACTION1, (2, 4000), generator)
+    obs = next_obs - actions
+    flags = torch.zeros(2, 4000, dtype=torch.bool)
+    scale = torch.tensor([[1.0], [100.0]])
+    rewards = scale * (3 + 0.5 * next_obs - actions)[..., 0]
+    metrics = model.fit(Transitions(obs, actions, rewards, next_obs, flags, flags), 1500, None)
+    error = (model.reward(obs, actions, next_obs) - rewards).abs().mean(1) / scale[:, 0]
+    assert error.tolist() == pytest.approx([0, 0], abs=0.3)
+    assert metrics["reward_loss"].shape == (2,)
+    assert "reward_loss" not in fitted(BOX1, ACTION1).fit(random_batch(BOX1, ACTION1, 1, 50), 1, None)

@@ -66,6 +66,51 @@ def successors(targets: Tensor, traces: Traces) -> Tensor:
     return torch.cat([traces.obs[:, :, 1:], targets[:, :, None]], 2)
 
 
+# Imagined steps
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_imagined_steps_lead_on_pay_and_end_as_the_recorded_ones(terminal: bool) -> None:
+    """A way of 6 steps that is always the same: the model knows it by heart."""
+    # What pays is arriving in state 6; the model is asked for rewards of its own draws, which a fit this long gets right.
+    options: dict[str, Any] = {"source": "return", "candidates": 1, "model_updates": 400}
+    recall = make_recall(imagined_share=0.25, model=BacktrackingConfig(kind="network", hidden=(32,)), **options)
+    way = walk(0, 1, 2, 3, 4, 5, 6, reward=1.0)
+    if not terminal:
+        way = dataclasses.replace(way, terminated=torch.zeros_like(way.terminated), truncated=way.terminated)
+    for _ in range(4):
+        recall.observe(way)
+    assert make_recall().imagine(400) is None
+    recall.update()
+    found = recall.imagine(400)
+    assert found is not None
+    steps, known = found
+    assert steps.rewards.shape == known.shape == (1, 100)
+    assert bool(known.all())
+    right = steps.next_obs == steps.obs + 1
+    assert right.float().mean() > 0.9
+    last = right & (steps.next_obs == 6)
+    assert bool(last.any())
+    expected = (steps.next_obs == 6).float()
+    assert (steps.rewards - expected)[right].abs().mean() < 0.1
+    assert torch.equal(steps.terminated[last], torch.full_like(steps.terminated[last], terminal))
+    assert not bool(steps.terminated[right & ~last].any())
+    assert not bool(steps.truncated.any())
+
+
+def test_a_seed_without_traces_imagines_nothing() -> None:
+    recall = make_recall(num_seeds=2, source="return", imagined_share=0.5, model=SMALL)
+    without = walk(0, 1, 2, 3)
+    both = (
+        torch.cat([a, b], 1) for a, b in zip(vars(walk(0, 1, 2, 3, reward=1.0)).values(), vars(without).values(), strict=True)
+    )
+    recall.observe(Transitions(*both))
+    recall.update()
+    found = recall.imagine(10)
+    assert found is not None
+    assert found[1].tolist() == [[True] * 5, [False] * 5]
+
+
 # Traces are true
 
 
@@ -396,6 +441,10 @@ def test_a_number_or_name_out_of_range_is_refused(name: str, value: Any, message
 
 
 def test_what_is_missing_is_asked_for() -> None:
+    with pytest.raises(ValueError, match="imagined steps need the model's rewards"):
+        make_recall(traces_from="record", imagined_share=0.5)
+    with pytest.raises(ValueError, match="a table predicts no rewards"):
+        make_recall(model=BacktrackingConfig(kind="table"), imagined_share=0.5)
     with pytest.raises(ValueError, match="need an environment with `predecessors`"):
         make_recall(traces_from="oracle")
     with pytest.raises(ValueError, match="'given' needs states"):

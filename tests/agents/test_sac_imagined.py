@@ -1,0 +1,75 @@
+"""Recalled steps in the critics' batches, where a seed has some."""
+
+import torch
+from ppo_helpers import Drift
+
+from recall_traces.agents.replay import PrioritizedConfig, PrioritizedSampling
+from recall_traces.agents.sac import SAC, SACConfig, with_imagined
+from recall_traces.agents.seams import NoImitation
+from recall_traces.data import Transitions
+
+
+def steps(number, rows):
+    """Two seeds' steps with every number the same."""
+    values = torch.full((2, rows), float(number))
+    flags = torch.full((2, rows), number > 0)
+    return Transitions(
+        values[..., None].expand(-1, -1, 2),
+        values[..., None].expand(-1, -1, 2),
+        values,
+        values[..., None].expand(-1, -1, 2),
+        flags,
+        flags,
+    )
+
+
+def test_imagined_steps_take_the_last_places_where_they_are_known():
+    columns = torch.arange(10).expand(2, -1)
+    known = torch.tensor([[True] * 4, [True, False, False, True]])
+    mixed, weights, rest = with_imagined(steps(0, 10), torch.full((2, 10), 0.5), columns, steps(7, 4), known)
+    expected = torch.zeros(2, 10)
+    expected[:, 6:] = 7.0 * known
+    assert torch.equal(mixed.rewards, expected)
+    assert torch.equal(mixed.obs[..., 1], expected)
+    assert torch.equal(mixed.terminated, expected > 0)
+    assert torch.equal(weights, torch.where(expected > 0, 1.0, 0.5))
+    assert torch.equal(rest, columns[:, :6])
+
+
+class Imagines(NoImitation):
+    """Has nothing to imitate, and a made-up step that pays 5 and ends."""
+
+    imitation_updates, imitation_batch_size = 1, 1
+
+    def sample(self, batch_size, value=None):
+        return None
+
+    def imagine(self, batch_size):
+        made = Transitions(
+            torch.zeros(2, 8, 2),
+            torch.zeros(2, 8, 2),
+            torch.full((2, 8), 5.0),
+            torch.zeros(2, 8, 2),
+            *torch.ones(2, 2, 8, dtype=torch.bool),
+        )
+        return made, torch.ones(2, 8, dtype=torch.bool)
+
+
+def test_critics_learn_from_imagined_steps():
+    config = SACConfig(
+        net_arch=(16,), batch_size=16, buffer_size=200, learning_starts=8, n_steps=20, learning_rate=1e-2, gradient_steps=2
+    )
+    plain, imagining = (
+        SAC(
+            Drift([0, 1], True),
+            config,
+            recall=recall,
+            sampling=PrioritizedSampling(PrioritizedConfig(), 2, 200, torch.device("cpu")),
+            num_seeds=2,
+        ).learn(200)
+        for recall in (None, Imagines())
+    )
+    zero = torch.zeros(2, 1, 2)
+    found = [learner.q(learner.critics, zero, zero).detach().mean() for learner in (plain, imagining)]
+    assert abs(found[1] - 5.0) < 1.5
+    assert abs(found[0] - 5.0) > 3.0
