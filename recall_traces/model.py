@@ -12,13 +12,14 @@ from gymnasium import spaces
 from torch import Tensor
 
 from recall_traces.data import Traces, Transitions
+from recall_traces.neighbours import NeighbourModel
 from recall_traces.network import NetworkModel
 from recall_traces.seeding import seeded_generator
 from recall_traces.spaces import check_action_space, check_observation_space, num_states
 from recall_traces.table import TableModel
 
 MAX_TABLE_STATES = 1 << 18
-KINDS = ("auto", "table", "network")
+KINDS = ("auto", "table", "network", "neighbours")
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class BacktrackingConfig:
     """What the model is made of."""
 
     kind: str = "auto"
-    """'table' (exact counts; finite states and actions), 'network', or 'auto': a table up to 262,144 states, else a network."""
+    """'table' (exact counts; finite states and actions), 'neighbours' (a kernel density over own steps; `Box` states), 'network',
+    or 'auto': a table up to 262,144 states, else a network."""
     hidden: tuple[int, ...] = (64, 64)
     """Units of each hidden layer of a network."""
     learning_rate: float = 2e-3
@@ -35,13 +37,19 @@ class BacktrackingConfig:
     """Transitions of one seed in a network's update."""
     components: int = 4
     """Gaussians in the mixtures of a network, over changes of `Box` states and over `Box` actions."""
+    support: int = 2048
+    """Recorded steps of one seed that 'neighbours' draws from."""
+    neighbours: int = 16
+    """How many of them that arrived nearest to a state may have led there."""
+    bandwidth: float = 0.25
+    """Width of the kernels of 'neighbours', in units of a step's length."""
     share_contexts: bool = True
     """Let a table of `MultiDiscrete` states learn under one context, such as a goal, what serves under all others."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
-        for name in ("learning_rate", "batch_size", "components"):
+        for name in ("learning_rate", "batch_size", "components", "support", "neighbours", "bandwidth"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"the model's {name} must be positive, not {getattr(self, name)}")
 
@@ -82,15 +90,28 @@ class BacktrackingModel:
         if kind == "auto":
             small = finite and num_states(self.observation_space) <= MAX_TABLE_STATES
             kind = "table" if small and not predict_rewards else "network"
+        if predict_rewards and kind != "network":
+            raise ValueError(f"the kind {kind!r} predicts no rewards: set the model's kind to 'network'")
         if kind == "table":
-            if predict_rewards:
-                raise ValueError("a table predicts no rewards: set the model's kind to 'network'")
             if not (finite and isinstance(self.action_space, spaces.Discrete)):
                 raise ValueError(
                     f"a table needs finite states and actions, not {observation_space} and {action_space}: set kind to 'network'"
                 )
-            self.density: TableModel | NetworkModel = TableModel(
+            self.density: TableModel | NetworkModel | NeighbourModel = TableModel(
                 self.observation_space, self.action_space, num_seeds, config.share_contexts, self.generator, self.device
+            )
+        elif kind == "neighbours":
+            if not isinstance(self.observation_space, spaces.Box):
+                raise ValueError(f"neighbours need Box observations, not {observation_space}: set the model's kind to 'auto'")
+            self.density = NeighbourModel(
+                self.observation_space,
+                self.action_space,
+                num_seeds,
+                config.support,
+                config.neighbours,
+                config.bandwidth,
+                self.generator,
+                self.device,
             )
         else:
             self.density = NetworkModel(
@@ -115,8 +136,9 @@ class BacktrackingModel:
         """Go on fitting to transitions.
 
         Args:
-            transitions: Fields `(S, B, ...)`.
-            updates: Gradient steps of a network; a table counts every transition once, whatever this is.
+            transitions: Fields `(S, B, ...)`. Neighbours forget those of before.
+            updates: Gradient steps of a network; a table counts every transition once, whatever this is, neighbours take them as
+                they are.
             active: Which seeds learn, one per seed; the others keep everything. All by default.
 
         Returns:
@@ -131,7 +153,7 @@ class BacktrackingModel:
         return self.density.fit(transitions, updates, active)
 
     def reset(self) -> None:
-        """Make a table forget; a network goes on from where it is."""
+        """Make a table forget; a network goes on from where it is, and neighbours begin anew with every `fit`."""
         if isinstance(self.density, TableModel):
             self.density.reset()
 
@@ -161,6 +183,8 @@ class BacktrackingModel:
             Traces `(S, B, L, ...)` in forward time. Steps that do not move are left out (of a table's draws) or masked (of
             a network's): standing still leads nowhere. Before a state that nothing is known to lead to, the mask is False.
         """
+        if isinstance(self.density, NeighbourModel):
+            return self.density.sample_traces(states, length)
         return roll_back(lambda s: self.density.sample(s, moving=True), states, length, self.observation_space)
 
     def state_dict(self) -> dict[str, Tensor]:

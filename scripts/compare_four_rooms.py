@@ -32,10 +32,10 @@ SETTINGS: dict[str, list[str]] = {
     "own-traces": ["--recall.imitation-updates", "8", "--recall.recent-episodes", "5", "--recall.candidates", "1"],
     "sil+bonus": ["--sil.imitation-updates", "8", "--bonus.coefficient", "0.01"],
     "bonus": ["--bonus.coefficient", "0.01"],
-    "sil": ["--sil.imitation-updates", "16", "--sil.imitation-coefficient", "1"],
+    "sil": ["--sil.imitation-updates", "16", "--sil.imitation-coefficient", "0.3"],
     "recall-return": ["--recall.imitation-updates", "16", "--recall.trace-length", "100"],
     "recall+bonus": ["--recall.imitation-updates", "8", "--bonus.coefficient", "0.01"],
-    "recall-oracle": ["--recall.imitation-updates", "8", "--recall.recent-episodes", "20"],
+    "recall-oracle": ["--recall.imitation-updates", "8", "--recall.recent-episodes", "20", "--recall.candidates", "32"],
 }
 TASKS: dict[str, list[str]] = {
     "19": ["FourRooms-19", "--steps", "150000"],

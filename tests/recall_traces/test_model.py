@@ -145,7 +145,7 @@ def test_a_saved_model_goes_on_as_if_nothing_had_happened(kind: str) -> None:
 
 
 def test_bad_input_is_named() -> None:
-    with pytest.raises(ValueError, match=r"auto, table, network, not 'tabel'"):
+    with pytest.raises(ValueError, match=r"auto, table, network, neighbours, not 'tabel'"):
         BacktrackingConfig(kind="tabel")
     with pytest.raises(ValueError, match="batch_size must be positive"):
         BacktrackingConfig(batch_size=0)

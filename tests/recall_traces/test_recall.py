@@ -443,7 +443,7 @@ def test_a_number_or_name_out_of_range_is_refused(name: str, value: Any, message
 def test_what_is_missing_is_asked_for() -> None:
     with pytest.raises(ValueError, match="imagined steps need the model's rewards"):
         make_recall(traces_from="record", imagined_share=0.5)
-    with pytest.raises(ValueError, match="a table predicts no rewards"):
+    with pytest.raises(ValueError, match="the kind 'table' predicts no rewards"):
         make_recall(model=BacktrackingConfig(kind="table"), imagined_share=0.5)
     with pytest.raises(ValueError, match="need an environment with `predecessors`"):
         make_recall(traces_from="oracle")

@@ -1,0 +1,101 @@
+"""SAC in point mazes, all arms: first settings on other seeds, then the comparison.
+
+    python scripts/compare_point_maze.py --tune                # settings of every arm on PointMaze-U, 8 seeds; prints the scores
+    python scripts/compare_point_maze.py                       # all tasks with the chosen settings, 16 seeds; goes on where it stopped
+    python scripts/compare_point_maze.py --tasks U-far --arms recall none   # some, so that two processes can share the work
+    python scripts/compare_point_maze.py --join                # pictures and statistics of what is there, no training
+
+Evaluation always begins at the far start. Runs lie in `runs/point_maze/<task>/<arm>`, each one `recall-traces compare` that anyone
+can type; two to six minutes per arm of U on one core, twice that for Medium. The score in tuning is the mean area under the success
+curve over 12,000 steps of U, from the far start and from uniform starts.
+"""
+
+import argparse
+import json
+import pathlib
+
+import torch
+
+from recall_traces.cli import main
+from recall_traces.curves import read_curves
+from recall_traces.plotting import plot_comparison
+from recall_traces.statistics import compare_arms
+
+FOLDER = pathlib.Path("runs/point_maze")
+SEED, TUNING_SEED = 41, 500
+UNIFORM = ["--env.start", "uniform", "--eval-env.start", "far"]
+TASKS: dict[str, list[str]] = {
+    "U-far": ["PointMaze-U", "--steps", "30000"],
+    "U-uniform": ["PointMaze-U", "--steps", "30000", *UNIFORM],
+    "Medium-uniform": ["PointMaze-Medium", "--steps", "60000", *UNIFORM],
+}
+TITLES = {
+    "U-far": "PointMaze-U from the far start",
+    "U-uniform": "PointMaze-U, uniform starts in training",
+    "Medium-uniform": "PointMaze-Medium, uniform starts in training",
+}
+
+
+def options(name: str, *values: float) -> list[list[str]]:
+    return [[f"--{name}", str(value)] for value in values]
+
+
+TRIED: dict[str, list[list[str]]] = {
+    "none": [[], ["--agent.learning-rate", "3e-4"], ["--agent.ent-coef", "0.01"]],
+    "recall": options("recall.imitation-coefficient", 1.0, 0.3, 3.0),
+    "own-traces": options("recall.imitation-coefficient", 1.0, 0.3, 3.0),
+    "sil": options("sil.imitation-coefficient", 1.0, 0.3, 3.0),
+    "per": options("per.alpha", 0.6, 0.4, 0.8),
+    "bonus": options("bonus.coefficient", 0.1, 0.03, 0.3),
+    "sil+bonus": options("bonus.coefficient", 0.1, 0.03, 0.3),
+    "recall+bonus": options("bonus.coefficient", 0.1, 0.03, 0.3),
+    "recall+per": options("recall.imitation-coefficient", 1.0, 0.3, 3.0),
+}
+SETTINGS: dict[str, list[str]] = {arm: tried[0] for arm, tried in TRIED.items()}
+"""What the tuning chose."""
+
+
+def run(task: list[str], arm: str, setting: list[str], seeds: int, seed: int, out: pathlib.Path) -> None:
+    """Train one arm, unless that is done."""
+    common = ["--agent", "sac", "--arms", arm, "--seeds", str(seeds), "--seed", str(seed), "--out", str(out), "--quiet"]
+    code = main(["compare", *task, *common, *setting])
+    assert not code, f"compare failed with exit code {code}"
+
+
+def tune(arm: str) -> None:
+    """Print the score of every setting of an arm."""
+    for number, setting in enumerate(TRIED[arm]):
+        areas = {}
+        for task in ("U-far", "U-uniform"):
+            out = FOLDER / "tune" / f"{arm}-{number}" / task
+            run([*TASKS[task], "--steps", "12000"], arm, setting, 8, TUNING_SEED, out)
+            areas[task] = float(json.loads((out / "comparison.json").read_text())["arms"][arm]["area"]["mean"])
+        mean = sum(areas.values()) / len(areas)
+        print(f"{arm:14s} {' '.join(setting):45s} mean {mean:.3f}", *(f"{k} {v:.3f}" for k, v in areas.items()), flush=True)
+
+
+def join(task: str) -> None:
+    """Statistics and picture of the arms of a task that have been trained to the end."""
+    folders = [folder for arm in SETTINGS if ((folder := FOLDER / task / arm) / "comparison.json").exists()]
+    if folders:
+        curves = read_curves(*folders)
+        (FOLDER / task / "comparison.json").write_text(json.dumps(compare_arms(curves), indent=1))
+        plot_comparison(curves, FOLDER / task / "curves.png", title=TITLES[task])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--arms", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--tune", action="store_true")
+    parser.add_argument("--join", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.tune:
+        for arm in arguments.arms:
+            tune(arm)
+    else:
+        for task in arguments.tasks:
+            for arm in arguments.arms if not arguments.join else ():
+                run(TASKS[task], arm, SETTINGS[arm], 16, SEED, FOLDER / task / arm)
+            join(task)
