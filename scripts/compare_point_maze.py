@@ -1,13 +1,13 @@
 """SAC in point mazes, all arms: first settings on other seeds, then the comparison.
 
-    python scripts/compare_point_maze.py --tune                # settings of every arm on PointMaze-U, 8 seeds; prints the scores
-    python scripts/compare_point_maze.py                       # all tasks with the chosen settings, 16 seeds; goes on where it stopped
-    python scripts/compare_point_maze.py --tasks U-far --arms recall none   # some, so that two processes can share the work
-    python scripts/compare_point_maze.py --join                # pictures and statistics of what is there, no training
+    python scripts/compare_point_maze.py --tune           # settings of every arm on PointMaze-U, 8 seeds; prints the scores
+    python scripts/compare_point_maze.py                  # all tasks, 16 seeds; goes on where it stopped
+    python scripts/compare_point_maze.py --tasks U-far --arms recall none   # some, so that two processes share the work
+    python scripts/compare_point_maze.py --join           # pictures and statistics of what is there, no training
 
-Evaluation always begins at the far start. Runs lie in `runs/point_maze/<task>/<arm>`, each one `recall-traces compare` that anyone
-can type; two to six minutes per arm of U on one core, twice that for Medium. The score in tuning is the mean area under the success
-curve over 12,000 steps of U, from the far start and from uniform starts.
+Evaluation always begins at the far start. Runs lie in `runs/point_maze/<task>/<arm>`, each one `recall-traces compare` that
+anyone can type; two to six minutes per arm of U on one core, twice that for Medium. The score in tuning is the mean area
+under the success curve over 12,000 steps of U, from the far start and from uniform starts.
 """
 
 import argparse
