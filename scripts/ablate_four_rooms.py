@@ -4,9 +4,9 @@ and with a random start and goal in every episode, shared contexts and choosing.
     python scripts/ablate_four_rooms.py            # goes on where it stopped; about half an hour on one core
     python scripts/ablate_four_rooms.py --part 0   # every second row, so that two processes can share the work (--part 1)
 
-16 seeds, 30,000 steps (random start and goal: 60,000), the preset's settings where nothing else is said. Each row is one
-`recall-traces compare`, in `runs/ablation/<name>`. Prints a table; P compares each row's steps to 90% success with those of the
-first row of its kind, `DEFAULT` or `RANDOM`.
+16 seeds, 30,000 steps (random start and goal: 60,000), the preset's settings and choosing among eight where nothing else is
+said. Each row is one `recall-traces compare`, in `runs/ablation/<name>`. Prints a table; P compares each row's steps to 90%
+success with those of the first row of its kind, `DEFAULT` or `RANDOM`.
 """
 
 import argparse
@@ -67,6 +67,8 @@ def run(name: str) -> None:
     arm, options = rows()[name]
     steps = "60000" if base(name) == RANDOM else "30000"
     common = ["--seeds", "16", "--seed", str(SEED), "--steps", steps, "--out", str(folder(name)), "--quiet"]
+    if "--recall.candidates" not in options:
+        options = ["--recall.candidates", "8", *options]
     code = main(["compare", "FourRooms-19", "--arms", arm, *common, *options])
     assert not code, f"compare failed with exit code {code}"
 

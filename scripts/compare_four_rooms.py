@@ -33,8 +33,8 @@ SETTINGS: dict[str, list[str]] = {
     "sil+bonus": ["--sil.imitation-updates", "8", "--bonus.coefficient", "0.01"],
     "bonus": ["--bonus.coefficient", "0.01"],
     "sil": ["--sil.imitation-updates", "16", "--sil.imitation-coefficient", "0.3"],
-    "recall-return": ["--recall.imitation-updates", "16", "--recall.trace-length", "100"],
-    "recall+bonus": ["--recall.imitation-updates", "8", "--bonus.coefficient", "0.01"],
+    "recall-return": ["--recall.imitation-updates", "16", "--recall.trace-length", "100", "--recall.candidates", "8"],
+    "recall+bonus": ["--recall.imitation-updates", "8", "--bonus.coefficient", "0.01", "--recall.candidates", "8"],
     "recall-oracle": ["--recall.imitation-updates", "8", "--recall.recent-episodes", "20", "--recall.candidates", "32"],
 }
 TASKS: dict[str, list[str]] = {

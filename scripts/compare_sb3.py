@@ -6,8 +6,8 @@
 
 Runs lie in `runs/sb3/<task>/<arm>-<seed>/curves.csv`, joined ones in `runs/sb3/<task>`. Evaluation is that of `recall-traces
 compare`: 20 episodes with sampled actions and 20 with greedy ones in environments of their own. PPO on four rooms has the
-preset's hyperparameters and the callback the settings of the arm `recall`; SAC has those of rl-baselines3-zoo without its
-state-dependent exploration; everything else is as it comes.
+preset's hyperparameters and the callback the settings of the arm `recall`, choosing among eight ways; SAC has those of
+rl-baselines3-zoo without its state-dependent exploration; everything else is as it comes.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import csv
 import json
 import pathlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ from recall_traces.statistics import compare_arms
 
 FOLDER = pathlib.Path("runs/sb3")
 ARMS = ("SB3", "SB3 with recall")
+FOUR_ROOMS = replace(preset("FourRooms-19").recall, candidates=8)
 SEED = 100
 
 
@@ -70,7 +71,7 @@ class Task:
 
 
 TASKS = {
-    "four-rooms": Task("FourRooms-19", four_rooms, 16, 150_000, 2048, preset("FourRooms-19").recall),
+    "four-rooms": Task("FourRooms-19", four_rooms, 16, 150_000, 2048, FOUR_ROOMS),
     "mountain-car": Task("MountainCarContinuous-v0", mountain_car, 8, 50_000, 5000, RecallConfig(), 90.0),
     "hopper": Task("Hopper-v5", hopper, 5, 200_000, 20_480, RecallConfig(), succeeds=False),
 }

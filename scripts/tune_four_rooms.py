@@ -74,6 +74,8 @@ def score(arm: str, number: int, setting: list[str]) -> dict[str, float]:
         out = FOLDER / f"{arm}-{number}" / task
         steps = "60000" if arm == "none" else "20000"
         common = ["--seeds", "16", "--seed", "1000", "--steps", steps, "--out", str(out), "--quiet"]
+        if "--recall.candidates" not in setting:
+            common += ["--recall.candidates", "8"]
         code = main(["compare", "FourRooms-15", "--agent", "ppo", "--arms", arm, *common, *options, *setting])
         assert not code, f"compare failed with exit code {code}"
         areas[task] = float(json.loads((out / "comparison.json").read_text())["arms"][arm]["area"]["mean"])
