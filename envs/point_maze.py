@@ -181,7 +181,7 @@ class PointMaze:
             moves = torch.add(self._obs[:, 2:4], pushes, alpha=ACCELERATION).clamp(-MAX_MOVE, MAX_MOVE)
         else:
             moves = pushes * MAX_MOVE
-        moved = self._move(position, moves)
+        moved = self.move(position, moves)
         terminated = self._reached(moved, goal)
         timed_out = self._age.add_(1) >= self.horizon
         truncated = timed_out > terminated
@@ -191,6 +191,20 @@ class PointMaze:
         final_obs = self._observe(moved, velocity, goal)
         self._obs = torch.where(done.unsqueeze(1), self._next_first_obs(), final_obs)
         return Step(self._obs, terminated.float(), terminated, truncated, final_obs)
+
+    def move(self, positions: Tensor, moves: Tensor) -> Tensor:
+        """Where points get to that move along x, then along y, until a wall stops them.
+
+        Args:
+            positions: in free space, `(B, 2)`, metres.
+            moves: along each axis, `(B, 2)`, metres.
+
+        Returns:
+            `(B, 2)`.
+        """
+        (x, y), (move_x, move_y) = positions.unbind(1), moves.unbind(1)
+        x = self._slide(0, x, x, y, move_x)
+        return torch.stack((x, self._slide(1, y, x, y, move_y)), 1)
 
     def valid(self, positions: Tensor) -> Tensor:
         """Which positions are in free space, bool, `(...)`; `positions` is `(..., 2)`, anything at all."""
@@ -253,12 +267,6 @@ class PointMaze:
 
     def _wall(self, columns: Tensor, rows: Tensor) -> Tensor:
         return self._flat_walls.take(torch.add(columns, rows, alpha=self._width))
-
-    def _move(self, positions: Tensor, moves: Tensor) -> Tensor:
-        """Where points that move along x, then along y, get to, `(num_envs, 2)`."""
-        (x, y), (move_x, move_y) = positions.unbind(1), moves.unbind(1)
-        x = self._slide(0, x, x, y, move_x)
-        return torch.stack((x, self._slide(1, y, x, y, move_y)), 1)
 
     def _slide(self, axis: int, along: Tensor, x: Tensor, y: Tensor, move: Tensor) -> Tensor:
         """The coordinate `along` the axis after a move from (x, y)."""
