@@ -68,9 +68,8 @@ def measure(env_id: str, config: BacktrackingConfig, seed: int) -> dict[str, flo
 if __name__ == "__main__":
     torch.set_num_threads(1)
     result: dict[str, dict[str, list[float]]] = {}
-    print(
-        "| maze | model | log-likelihood | impossible | one-step error | crosses a wall | steps of a trace |\n|---|---|---|---|---|---|---|"
-    )
+    columns_of_table = ("maze", "model", "log-likelihood", "impossible", "one-step error", "crosses a wall", "steps of a trace")
+    print(f"| {' | '.join(columns_of_table)} |\n|{'---|' * len(columns_of_table)}")
     for env_id in ("PointMaze-U", "PointMaze-Medium"):
         for name, config in MODELS.items():
             found = [measure(env_id, config, seed) for seed in range(SEEDS)]
