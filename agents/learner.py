@@ -86,6 +86,8 @@ class Learner(ABC):
             self.alive = [a and b for a, b in zip(self.alive, fine, strict=True)]
             for optimizer in self.optimizers:
                 # What is lost is set to 0, so that the batched operations of all seeds meet no NaN from here on.
+                for moments in (optimizer.first, optimizer.second):
+                    moments.nan_to_num_(0.0, 0.0, 0.0)
                 optimizer.values.masked_fill_(~weights.repeat(len(optimizer.values) // self.num_seeds)[:, None], 0.0)
             for s in broken:
                 where = (~finite[:, s]).nonzero()

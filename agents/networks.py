@@ -17,6 +17,7 @@ from recall_traces.spaces import ActionSpace, ObservationSpace
 INSIDE = 1 - 1e-3
 """Recorded actions at a bound are moved this far inside: there a squashed Gaussian has an infinite density."""
 LOG_STD_RANGE = (-20.0, 2.0)
+HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 
 class Distribution(Protocol):
@@ -96,15 +97,15 @@ class SquashedGaussian:
         # The noise is what the density of the Gaussian depends on; going back from the action would lose digits near ±1.
         return actions, self.density(noise, actions)
 
-    def log_prob(self, actions: Tensor) -> Tensor:
-        """Log-density of actions in [-1, 1], moved inside by `INSIDE`, `(S, B)`."""
+    def log_prob(self, actions: Tensor, limit: float = math.inf) -> Tensor:
+        """Log-density of actions in [-1, 1], moved inside by `INSIDE`, `(S, B)`; per dimension `limit` at most before squashing."""
         actions = actions.clamp(-INSIDE, INSIDE)
-        return self.density((torch.atanh(actions) - self.mean) * torch.exp(-self.log_std), actions)
+        return self.density((torch.atanh(actions) - self.mean) * torch.exp(-self.log_std), actions, limit)
 
-    def density(self, z: Tensor, actions: Tensor) -> Tensor:
+    def density(self, z: Tensor, actions: Tensor, limit: float = math.inf) -> Tensor:
         """Log-density of actions that lie `z` deviations from the mean before the squashing."""
-        per_dimension = -0.5 * z.square() - self.log_std - torch.log(1 - actions.square() + 1e-6)
-        return per_dimension.sum(-1) - 0.5 * math.log(2 * math.pi) * actions.shape[-1]
+        before = (-0.5 * z.square() - self.log_std - HALF_LOG_TAU).clamp(max=limit)
+        return (before - torch.log(1 - actions.square() + 1e-6)).sum(-1)
 
     def sample(self, noise: Tensor) -> Tensor:
         return torch.tanh(self.mean + noise * self.log_std.exp())

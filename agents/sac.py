@@ -27,9 +27,10 @@ from recall_traces.normalization import NoNormalizer, RunningNormalizer
 from recall_traces.seeding import seeded_generator
 from recall_traces.spaces import UnsupportedSpaceError, check_action_space, check_observation_space
 
-MAX_LOG_PROB = 2.0
-"""Per action dimension: a policy this sure of a recalled action (a deviation of about 0.05 at the centre) is not pulled any
-further, or the same actions, imitated for long, would take all its noise away."""
+MAX_LOG_PROB = 1.0
+"""Per action dimension, before the squashing: a policy this sure of recalled actions (a deviation of about 0.15) is not pulled
+any further, or the same actions, imitated for long, would take all its noise away. Before the squashing, since after it an
+action near a bound is likely under any policy that leans there."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ class SAC(Learner):
         if not isinstance(action_space, spaces.Box):
             raise UnsupportedSpaceError(f"SAC needs a Box of actions, not {action_space}: use PPO")
         low, high = (torch.as_tensor(bound, device=self.device) for bound in (action_space.low, action_space.high))
+        self.action_bounds = (low, high)
         self.action_center, self.action_scale = (high + low) / 2, (high - low) / 2
         size = action_space.shape[0]
         self.policy = SquashedPolicy(num_seeds, observation_space, size, c.net_arch, c.activation, init).to(self.device)
@@ -274,12 +276,17 @@ class SAC(Learner):
             # The gradient of -log α (log π + target) by log α.
             self.ent_coef_optimizer.grads = -(log_probs.detach()[:, :size].mean(1, keepdim=True) + self.target_entropy)
             self.ent_coef_optimizer.step(c.learning_rate, self.alive)
-        self.target_values.lerp_(self.critic_optimizer.values, c.tau)
+        if all(self.alive):
+            self.target_values.lerp_(self.critic_optimizer.values, c.tau)
+        else:
+            alive = torch.tensor(self.alive * 2, device=self.device)[:, None]
+            moved = self.target_values.lerp(self.critic_optimizer.values, c.tau)
+            self.target_values.copy_(torch.where(alive, moved, self.target_values))
         return metrics, errors.detach().abs().amax(0)
 
     def imitation_loss(self, policy: SquashedGaussian, traces: Traces) -> Tensor:
         """Mean of -log π(a | s) over recalled steps, `(S,)`; 0 for a seed that has none."""
-        log_probs = policy.log_prob(self.scaled(traces.actions)).clamp(max=MAX_LOG_PROB * traces.actions.shape[-1])
+        log_probs = policy.log_prob(self.scaled(traces.actions), limit=MAX_LOG_PROB)
         return -(traces.weights * log_probs).sum(1) / traces.mask.sum(1).clamp(min=1)
 
     # -- train ------------------------------------------------------------------------------------------------------
@@ -295,11 +302,11 @@ class SAC(Learner):
             metrics: dict[str, Any] = {}
             seconds = dict.fromkeys(("collect", "update", "recall"), 0.0)
             steps = []
-            for t in range(c.n_steps):
+            for _ in range(c.n_steps):
                 clock = time.perf_counter()
                 steps.append(self.collect())
                 collected = time.perf_counter()
-                if self.env_steps > c.learning_starts and (t + 1) % c.train_freq == 0:
+                if self.env_steps > c.learning_starts and self.env_steps // self.num_envs % c.train_freq == 0:
                     for _ in range(gradient_steps):
                         metrics = self.update()
                 seconds["collect"] += collected - clock
@@ -307,6 +314,8 @@ class SAC(Learner):
             clock = time.perf_counter()
             transitions = Transitions(*(torch.stack(column) for column in zip(*(vars(x).values() for x in steps), strict=True)))
             transitions = self.freeze_broken(transitions)
+            if self.failures:
+                self.target_values.nan_to_num_(0.0, 0.0, 0.0)
             self.obs_normalizer.update(transitions.obs.transpose(0, 1).flatten(1, 2))
             self.recall.observe(transitions, self.bonus.rewards(transitions))
             metrics |= self.recall.update(self.value)
@@ -327,7 +336,8 @@ class SAC(Learner):
 
     def bounded(self, actions: Tensor) -> Tensor:
         """From [-1, 1] to the environment's bounds, and a number even where a broken environment gave NaN."""
-        return self.action_center + self.action_scale * actions.nan_to_num(0.0)
+        bounded = self.action_center + self.action_scale * actions.nan_to_num(0.0)
+        return bounded.clamp(*self.action_bounds)  # which rounding may pass
 
     def parts(self) -> dict[str, Any]:
         names = ("policy", "critics", "target_critics", "obs_normalizer", "policy_optimizer", "critic_optimizer")

@@ -22,9 +22,10 @@ SERVED = "PPO, A2C, SAC, TD3, DDPG, TRPO and TQC"
 INSIDE = 1 - 1e-3
 """Recorded actions at a bound are moved this far inside: there a squashed Gaussian has an infinite density."""
 
-MAX_LOG_PROB = 2.0
-"""Per action dimension, scaled to [-1, 1]: a squashed Gaussian this sure of a recalled action (a deviation of about 0.05 at
-the centre) is not pulled any further, or the same actions, imitated for long, would take all its noise away."""
+MAX_LOG_PROB = 1.0
+"""Per action dimension, before the squashing: a policy this sure of a recalled action (a deviation of about 0.15) is not pulled
+any further, or the same actions, imitated for long, would take all its noise away. Before the squashing, since after it an
+action near a bound is likely under any policy that leans there."""
 
 
 class Actor(ABC):
@@ -96,8 +97,9 @@ class OffPolicyActor(Actor):
             return (self.actor(obs) - actions).square().mean(1)
         mean, log_std, options = self.actor.get_action_dist_params(obs)
         distribution = self.actor.action_dist.proba_distribution(mean, log_std, **options)
-        log_prob = distribution.log_prob(actions.clamp(-INSIDE, INSIDE))
-        return -log_prob.clamp(max=MAX_LOG_PROB * actions.shape[1])
+        actions = actions.clamp(-INSIDE, INSIDE)
+        squashing = -torch.log(1 - actions.square()).sum(1)  # what it adds to the log-density, whatever the policy
+        return -torch.minimum(distribution.log_prob(actions), MAX_LOG_PROB * actions.shape[1] + squashing)
 
     def value(self, obs: Tensor) -> Tensor:
         actions = self.actor(obs, deterministic=True) if self.stochastic else self.actor(obs)

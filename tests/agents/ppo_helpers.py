@@ -57,6 +57,51 @@ class Drift:
         return Step(obs, rewards, ended & (self.rows % 2 == 0), ended & (self.rows % 2 == 1), obs)
 
 
+class Probe:
+    """Small tasks, each of which a learner fails for one reason; copies differ only by their row.
+
+    Observations are one number. `first` gives first observations, `transition` (obs, actions, age) what comes of a step:
+    rewards, true successors, terminated, truncated.
+    """
+
+    device, success_return = torch.device("cpu"), None
+    observation_space = spaces.Box(-10, 10, (1,))
+
+    def __init__(self, num_envs, first, transition, action_space=None):
+        self.num_envs, self.first, self.transition = num_envs, first, transition
+        self.action_space = action_space or spaces.Discrete(2)
+        self.generator = torch.Generator().manual_seed(0)
+
+    def reset(self):
+        self.age = torch.zeros(self.num_envs, dtype=torch.int64)
+        self.obs = self.first(self.num_envs, self.generator)
+        return self.obs[:, None]
+
+    def step(self, actions):
+        self.age = self.age + 1
+        rewards, final_obs, terminated, truncated = self.transition(self.obs, actions, self.age)
+        done = terminated | truncated
+        self.obs = torch.where(done, self.first(self.num_envs, self.generator), final_obs)
+        self.age = torch.where(done, 0, self.age)
+        return Step(self.obs[:, None], rewards, terminated, truncated, final_obs[:, None])
+
+
+def zeros(count, generator):
+    return torch.zeros(count)
+
+
+def signs(count, generator):
+    return torch.randint(2, (count,), generator=generator) * 2.0 - 1.0
+
+
+def always(obs):
+    return torch.ones_like(obs, dtype=torch.bool)
+
+
+def never(obs):
+    return torch.zeros_like(obs, dtype=torch.bool)
+
+
 def tensors(ppo):
     """All state of a fleet, by name; the first axis is the seed."""
     return {f"{part}.{name}": value for part, holder in ppo.parts().items() for name, value in holder.state_dict().items()}

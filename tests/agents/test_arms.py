@@ -123,7 +123,8 @@ def test_the_same_seed_trains_the_same():
     [
         ("FourRooms-19", PRESETS["FourRooms-"]),
         ("CartPole-v1", PRESETS["CartPole-v1"]),
-        ("Pendulum-v1", ELSEWHERE),
+        ("PointMaze-Medium", PRESETS["PointMaze-"]),
+        ("Hopper-v5", ELSEWHERE),
     ],
 )
 def test_presets_are_found_by_name(env_id, expected):
