@@ -98,7 +98,7 @@ class SquashedGaussian:
         return actions, self.density(noise, actions)
 
     def log_prob(self, actions: Tensor, limit: float = math.inf) -> Tensor:
-        """Log-density of actions in [-1, 1], moved inside by `INSIDE`, `(S, B)`; per dimension `limit` at most before squashing."""
+        """Log-density of actions in [-1, 1], moved inside by `INSIDE`, `(S, B)`; before squashing `limit` at most per axis."""
         actions = actions.clamp(-INSIDE, INSIDE)
         return self.density((torch.atanh(actions) - self.mean) * torch.exp(-self.log_std), actions, limit)
 
