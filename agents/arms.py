@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from recall_traces.agents.bonus import BonusConfig, make_bonus
+from recall_traces.agents.goal_gan import GoalGAN, GoalGANConfig
 from recall_traces.agents.learner import Learner
 from recall_traces.agents.ppo import PPO
 from recall_traces.agents.replay import PrioritizedConfig, PrioritizedSampling, ReplaySampling, UniformSampling
@@ -26,9 +27,11 @@ ARMS = {
     "sil": "self-imitation (Oh et al. 2018)",
     "bonus": "an intrinsic reward for the unseen: visit counts or random network distillation",
     "per": "prioritized replay (Schaul et al. 2016); sac only",
+    "goal-gan": "trains on goals that a Goal GAN proposes (Florensa et al. 2018); environments with goals only",
     "sil+bonus": "both",
     "recall+bonus": "both",
     "recall+per": "both; sac only",
+    "recall+goal-gan": "both: recall traces from the states at the goals that the GAN makes",
 }
 LEARNERS: dict[str, type[Learner]] = {"ppo": PPO, "sac": SAC}
 RECALL_CHANGES: dict[str, dict[str, Any]] = {
@@ -51,6 +54,8 @@ class ArmConfigs:
     """Of the intrinsic reward."""
     per: PrioritizedConfig = field(default_factory=PrioritizedConfig)
     """Of prioritized replay."""
+    goal_gan: GoalGANConfig = field(default_factory=GoalGANConfig)
+    """Of the Goal GAN."""
 
 
 class Seams(NamedTuple):
@@ -87,7 +92,7 @@ def make_seams(
 
     Args:
         arm: A name in `ARMS`.
-        env: What the learner will train in, all seeds together.
+        env: What the learner will train in, all seeds together; a `GoalGAN` if the arm has one.
         num_seeds: `S`.
         seed: Seeds whatever is drawn.
         configs: Settings.
@@ -95,24 +100,27 @@ def make_seams(
         buffer_size: Steps of a seed that the learner replays from; 0 for a learner without a replay.
 
     Raises:
-        ValueError: no such arm, or the environment has no true backtracking model and the arm needs one.
+        ValueError: no such arm, or the environment lacks what the arm needs: a true backtracking model, or goals.
     """
     observation_space, action_space = check_observation_space(env.observation_space), check_action_space(env.action_space)
     num_envs = env.num_envs // num_seeds
     imitation: Imitation = NoImitation()
     bonus: Bonus = NoBonus()
     sampling: ReplaySampling = UniformSampling(num_seeds)
-    for part in check_arm(arm, buffer_size > 0).split("+"):
+    parts = check_arm(arm, buffer_size > 0).split("+")
+    for part in parts:
         if part in RECALL_CHANGES:
+            changes = RECALL_CHANGES[part] | ({"source": "generated"} if "goal-gan" in parts else {})
             imitation = RecallTraces(
                 observation_space,
                 action_space,
-                replace(configs.recall, **RECALL_CHANGES[part]),
+                replace(configs.recall, **changes),
                 num_seeds=num_seeds,
                 num_envs=num_envs,
                 gamma=gamma,
                 seed=seed,
                 device=env.device,
+                generated=env.states if isinstance(env, GoalGAN) else None,
                 predecessors=getattr(env, "predecessors", None),
             )
         elif part == "sil":
@@ -151,6 +159,8 @@ def make_learner(
         ValueError: what was asked for cannot be; says why.
     """
     buffer_size = getattr(config, "buffer_size", 0)
+    if "goal-gan" in arm.split("+"):
+        env = GoalGAN(env, configs.goal_gan, num_seeds=num_seeds, seed=seed)
     seams = make_seams(arm, env, num_seeds, seed, configs, config.gamma, buffer_size)
     if agent == "sac":
         return SAC(env, config, recall=seams.recall, bonus=seams.bonus, sampling=seams.sampling, num_seeds=num_seeds, seed=seed)

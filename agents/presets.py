@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from recall_traces.agents.bonus import BonusConfig
+from recall_traces.agents.goal_gan import GoalGANConfig
 from recall_traces.agents.ppo import PPOConfig
 from recall_traces.agents.replay import PrioritizedConfig
 from recall_traces.agents.sac import SACConfig
@@ -29,6 +30,8 @@ class Preset:
     """Of the intrinsic reward."""
     per: PrioritizedConfig = field(default_factory=PrioritizedConfig)
     """Of prioritized replay."""
+    goal_gan: GoalGANConfig = field(default_factory=GoalGANConfig)
+    """Of the Goal GAN."""
 
 
 PRESETS = {
@@ -58,6 +61,11 @@ PRESETS = {
     ),
     # Stable-Baselines3's settings of rl-baselines3-zoo.
     "Pendulum-v1": Preset(ppo=PPOConfig(n_steps=256), sac=SACConfig(learning_rate=1e-3)),
+    # PPO's settings by feasible goals and the plain learner; shorter searches for recall, since no way is long.
+    "PointMass-": Preset(
+        ppo=PPOConfig(learning_rate=1e-3, n_steps=256, batch_size=256, n_epochs=4),
+        recall=RecallConfig(trace_length=40, candidates=4, search_length=60),
+    ),
     # A reward at every step: states of high value by the critic, and a little imitation of short traces.
     "CartPole-v1": Preset(
         ppo=PPOConfig(learning_rate=2e-3, learning_rate_schedule="linear", n_steps=128, batch_size=256, n_epochs=4),

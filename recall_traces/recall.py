@@ -20,7 +20,7 @@ from recall_traces.memory import Memory
 from recall_traces.model import BacktrackingConfig, BacktrackingModel, roll_back
 from recall_traces.seeding import seeded_generator
 from recall_traces.spaces import check_action_space, check_observation_space, tensor_shape
-from recall_traces.targets import ARRIVALS, SOURCES, HighValueStates, Targets, Value
+from recall_traces.targets import ARRIVALS, SOURCES, Generated, HighValueStates, Targets, Value
 
 Predecessors = Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
 """Of states `(B, *observation)`: (obs, actions, prob, mask), each `(B, K, ...)`, the true backtracking model."""
@@ -49,7 +49,7 @@ class RecallConfig:
     buffer_updates: int = 1
     """How many updates' traces the buffer keeps; older ones are dropped, since the model has moved on."""
     source: str = "auto"
-    """High-value states by 'return', 'critic', 'novelty', 'given', or 'auto': novelty, and return as soon as there is some."""
+    """High-value states by 'return', 'critic', 'novelty', 'given', 'generated', or 'auto': novelty, then return too."""
     traces_from: str = "model"
     """'model' (the backtracking model), 'record' (the agent's own steps: no model), or 'oracle' (the environment's truth)."""
     candidates: int = 8
@@ -126,6 +126,8 @@ class RecallTraces:
         seed: Seeds the model and every draw.
         device: Where everything is kept.
         given: States to recall from with the source `given`, `(G, *observation)`.
+        generated: Makes states to recall from with the source `generated`: given their number, `(S, count, *observation)`. Rows
+            that are not finite are none.
         predecessors: The truth, for `traces_from='oracle'`.
 
     Raises:
@@ -145,6 +147,7 @@ class RecallTraces:
         seed: int = 0,
         device: torch.device | str = "cpu",
         given: Tensor | None = None,
+        generated: Generated | None = None,
         predecessors: Predecessors | None = None,
     ) -> None:
         self.config = c = config or RecallConfig()
@@ -157,6 +160,8 @@ class RecallTraces:
             raise ValueError("imagined steps need the model's rewards: set imagined_share to 0, or traces_from to 'model'")
         if c.source == "given" and given is None:
             raise ValueError("the source 'given' needs states, RecallTraces(..., given=states), and is for Python only")
+        if c.source == "generated" and generated is None:
+            raise ValueError("the source 'generated' needs what generates states: the arm recall+goal-gan has a Goal GAN")
         shape = tensor_shape(self.observation_space)
         if given is not None and (given.dim() != len(shape) + 1 or tuple(given.shape[1:]) != shape or len(given) == 0):
             raise ValueError(f"given states must be rows of shape {shape}, at least one, not {tuple(given.shape)}")
@@ -182,6 +187,7 @@ class RecallTraces:
             novelty_ceiling=c.novelty_ceiling,
             recent_episodes=c.recent_episodes,
             given=None if given is None else given.to(self.device),
+            generated=generated,
             generator=self.generator,
         )
         self.unfitted: list[Transitions] = []

@@ -53,8 +53,10 @@ class RecallTracesCallback(BaseCallback):
     def __init__(self, config: RecallConfig | None = None, seed: int | None = None, verbose: int = 0) -> None:
         super().__init__(verbose)
         self.config, self.seed = config or RecallConfig(), seed
-        if self.config.source == "given":
-            raise ValueError("the source 'given' needs states, which this callback does not take: use another source")
+        if self.config.source in ("given", "generated"):
+            raise ValueError(
+                f"the source {self.config.source!r} needs states, which this callback does not take: use another source"
+            )
         if self.config.imagined_share:
             raise ValueError("imagined steps are for recall_traces.agents.sac: a callback gives the critics nothing")
         self.recall: RecallTraces | None = None

@@ -13,7 +13,9 @@ from recall_traces.draws import draw
 from recall_traces.memory import Memory
 
 Value = Callable[[Tensor], Tensor]
-SOURCES = ("auto", "return", "critic", "novelty", "given")
+Generated = Callable[[int], Tensor]
+"""States for every seed, `(S, count, *observation)`, of a number; rows that are not finite are none."""
+SOURCES = ("auto", "return", "critic", "novelty", "given", "generated")
 ARRIVALS = 8
 """Latest arrivals remembered per cell."""
 SCORED = 1024
@@ -53,6 +55,7 @@ class HighValueStates:
         recent_episodes: Over how many episodes the policy's return is averaged in `auto`, and after how many without progress
             it has stalled.
         given: States to recall from with `given`, `(G, *observation)`.
+        generated: Makes states to recall from with `generated`.
         generator: Draws targets.
     """
 
@@ -69,10 +72,12 @@ class HighValueStates:
         novelty_ceiling: float,
         recent_episodes: int,
         given: Tensor | None,
+        generated: Generated | None = None,
         generator: torch.Generator,
     ) -> None:
         self.source, self.memory, self.cells, self.generator = source, memory, cells, generator
-        self.top_states, self.trace_length, self.given = top_states, trace_length, given
+        self.top_states, self.trace_length = top_states, trace_length
+        self.given, self.generated = given, generated
         self.novelty_power, self.recent_episodes = novelty_power, recent_episodes
         self.novelty_floor, self.novelty_ceiling = novelty_floor, novelty_ceiling
         num_seeds, device = len(memory.age), memory.age.device
@@ -141,6 +146,8 @@ class HighValueStates:
         """Draw `count` targets per seed, independently."""
         if self.source == "given":
             return self.from_given(count)
+        if self.source == "generated":
+            return self.from_generated(count)
         if self.source == "critic":
             return self.from_critic(count, value)
         if self.source == "novelty":
@@ -207,6 +214,18 @@ class HighValueStates:
         obs = self.given[torch.randint(len(self.given), shape, generator=self.generator, device=self.given.device)]
         active = torch.ones(shape, dtype=torch.bool, device=obs.device)
         return Targets(obs, self.cells(obs), torch.full(shape, -1, device=obs.device), active, ~active)
+
+    def from_generated(self, count: int) -> Targets:
+        """States that a generative model of each seed makes, such as a Goal GAN."""
+        if self.generated is None:
+            raise ValueError("the source 'generated' needs what makes states: pass generated to RecallTraces")
+        obs, shape = self.generated(count), (len(self.visits), count, *self.memory.steps.obs.shape[3:])
+        if obs.shape != shape:
+            raise ValueError(f"generated states must have the shape {shape}, not {tuple(obs.shape)}")
+        obs = obs.detach().to(self.memory.steps.obs)
+        active = obs.isfinite().view(*shape[:2], -1).all(2)
+        obs = obs.nan_to_num(0.0, 0.0, 0.0)
+        return Targets(obs, self.cells(obs), torch.full_like(active, -1, dtype=torch.int64), active, torch.zeros_like(active))
 
     def from_arrivals(self, stamps: Tensor, active: Tensor, novel: bool) -> Targets:
         """The states that stamped steps arrived in."""

@@ -29,6 +29,7 @@ SOURCE_DESCRIPTIONS = {
     "critic": "states that the critic values most",
     "novelty": "states that were seldom visited",
     "given": "states that you name; from Python only",
+    "generated": "states that a generative model makes: the arm recall+goal-gan has a Goal GAN",
 }
 
 

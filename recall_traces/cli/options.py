@@ -12,6 +12,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from recall_traces.agents.arms import LEARNERS, ArmConfigs, check_arm
 from recall_traces.agents.bonus import BonusConfig
+from recall_traces.agents.goal_gan import GoalGANConfig
 from recall_traces.agents.ppo import PPOConfig
 from recall_traces.agents.replay import PrioritizedConfig
 from recall_traces.agents.self_imitation import SelfImitationConfig
@@ -64,6 +65,8 @@ class RunOptions:
     """Intrinsic reward, for the arms with bonus."""
     per: PrioritizedConfig = field(default_factory=PrioritizedConfig)
     """Prioritized replay, for the arms with per."""
+    goal_gan: GoalGANConfig = field(default_factory=GoalGANConfig)
+    """Goal GAN, for the arms with goal-gan."""
     env: Any = field(default_factory=Keywords)
     """Options of the environment."""
     eval_env: Any = field(default_factory=Keywords)
@@ -72,7 +75,7 @@ class RunOptions:
     @property
     def arm_configs(self) -> ArmConfigs:
         """Settings of everything an arm may choose."""
-        return ArmConfigs(self.recall, self.sil, self.bonus, self.per)
+        return ArmConfigs(self.recall, self.sil, self.bonus, self.per, self.goal_gan)
 
     @property
     def env_keywords(self) -> dict[str, Any]:
@@ -168,7 +171,7 @@ def replays(config: Any) -> bool:
 def configuration(options: TrainOptions | CompareOptions, device: str) -> dict[str, Any]:
     """Everything that decides the numbers of an arm: two runs with the same one can be put together."""
     plain = ("seeds", "seed", "steps", "num_envs", "eval_every", "eval_episodes")
-    parts: dict[str, Any] = {name: getattr(options, name) for name in ("agent", "recall", "sil", "bonus", "per")}
+    parts: dict[str, Any] = {name: getattr(options, name) for name in ("agent", "recall", "sil", "bonus", "per", "goal_gan")}
     return {
         "env_id": options.env_id,
         "learner": options.learner,

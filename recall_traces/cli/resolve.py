@@ -86,6 +86,7 @@ def _with_environment(default: Run, env_id: str, agent: str) -> Run:
         sil=known.sil,
         bonus=known.bonus,
         per=known.per,
+        goal_gan=known.goal_gan,
     )
 
 

@@ -449,6 +449,8 @@ def test_what_is_missing_is_asked_for() -> None:
         make_recall(traces_from="oracle")
     with pytest.raises(ValueError, match="'given' needs states"):
         make_recall(source="given")
+    with pytest.raises(ValueError, match="'generated' needs what generates states"):
+        make_recall(source="generated")
     with pytest.raises(ValueError, match=r"rows of shape \(\), at least one, not \(2, 3\)"):
         make_recall(source="given", given=torch.zeros(2, 3, dtype=torch.int64))
     with pytest.raises(UnsupportedSpaceError, match="FlattenObservation"):

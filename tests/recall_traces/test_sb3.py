@@ -439,6 +439,8 @@ def test_models_that_cannot_be_served_are_refused_when_training_starts():
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="use another source"):
         RecallTracesCallback(RecallConfig(source="given"))
+    with pytest.raises(ValueError, match="'generated'"):
+        RecallTracesCallback(RecallConfig(source="generated"))
     with pytest.raises(ValueError, match="imagined steps are for"):
         RecallTracesCallback(RecallConfig(imagined_share=0.1))
 

@@ -26,6 +26,7 @@ def make_states(
     envs: int = 1,
     memory_size: int = 1000,
     given: Tensor | None = None,
+    generated: Callable[[int], Tensor] | None = None,
     **options: Any,
 ) -> HighValueStates:
     cells = Cells(space, seeds, 12, 0, "cpu")
@@ -33,7 +34,7 @@ def make_states(
     defaults = {"top_states": 16, "trace_length": 60, "recent_episodes": 4}
     defaults |= {"novelty_power": 1.0, "novelty_floor": 0.05, "novelty_ceiling": 1.0}
     generator = torch.Generator().manual_seed(0)
-    return HighValueStates(source, memory, cells, given=given, generator=generator, **(defaults | options))
+    return HighValueStates(source, memory, cells, given=given, generated=generated, generator=generator, **(defaults | options))
 
 
 def observe(states: HighValueStates, rollout: Transitions) -> None:
@@ -335,7 +336,7 @@ def test_once_the_goal_is_reached_on_the_mountain_car_only_the_way_there_is_reca
     assert recalled <= on_the_way
 
 
-# Critic and given
+# Critic, given and generated
 
 
 def test_the_critic_is_asked_anew_at_every_use() -> None:
@@ -370,11 +371,34 @@ def test_given_states_are_drawn_evenly() -> None:
     assert float((targets.obs == 3).float().mean()) == pytest.approx(0.5, abs=0.04)
 
 
+def test_generated_states_are_each_seeds_own_and_those_that_are_not_finite_are_none() -> None:
+    states = make_states("generated", space=spaces.Box(-1, 1, (2,)), seeds=3, generated=lambda count: made[:, :count])
+    made = torch.rand(3, 10, 2, generator=torch.Generator().manual_seed(0))
+    made[1, 4, 1], made[2] = torch.inf, torch.nan
+    targets = states.choose(6, None)
+    assert targets.active.tolist() == [[True] * 6, [True] * 4 + [False, True], [False] * 6]
+    assert torch.equal(targets.obs[targets.active], made[:, :6][targets.active])
+    assert targets.obs.isfinite().all()
+    assert torch.equal(targets.cells, states.cells(targets.obs))
+    assert (targets.stamps == -1).all()
+    assert not targets.novel.any()
+    made = torch.zeros(3, 10, 3)
+    with pytest.raises(ValueError, match=r"must have the shape \(3, 6, 2\), not \(3, 6, 3\)"):
+        states.choose(6, None)
+
+
+def test_generated_states_may_be_finite() -> None:
+    states = make_states("generated", seeds=2, generated=lambda count: torch.full((2, count), 7))
+    assert chosen(states) == [{7}, {7}]
+
+
 def test_what_a_source_needs_is_asked_for() -> None:
     with pytest.raises(ValueError, match="value function"):
         make_states("critic").choose(4, None)
     with pytest.raises(ValueError, match="needs states"):
         make_states("given").choose(4, None)
+    with pytest.raises(ValueError, match="pass generated to RecallTraces"):
+        make_states("generated").choose(4, None)
 
 
 # Starts and bookkeeping

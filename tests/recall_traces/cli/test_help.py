@@ -39,7 +39,8 @@ def test_help_shows_the_subcommands(command, capsys):
 def test_help_of_subcommands_has_options_and_examples(command, words, capsys):
     assert call(command) == 0
     captured = capsys.readouterr()
-    assert all(word in captured.out for word in words), captured.out
+    unwrapped = " ".join(captured.out.replace("│", " ").split())  # a narrow terminal breaks lines anywhere
+    assert all(word in captured.out or word in unwrapped for word in words), captured.out
     assert captured.err == ""
 
 
