@@ -36,20 +36,40 @@ TITLES = {
 }
 
 
-def options(name: str, *values: float) -> list[list[str]]:
-    return [[f"--{name}", str(value)] for value in values]
+def options(*lines: str) -> list[list[str]]:
+    return [line.split() for line in lines]
 
 
+COEFFICIENT, ONE_WAY = "--recall.imitation-coefficient", "--recall.candidates 1"
+RECALL = options(
+    *(f"{COEFFICIENT} {coefficient}" for coefficient in ("1.0", "0.3", "3.0")),
+    f"{COEFFICIENT} 3.0 {ONE_WAY}",
+    f"{COEFFICIENT} 10.0 {ONE_WAY}",
+    f"{COEFFICIENT} 3.0 {ONE_WAY} --recall.trace-length 100",
+)
+BONUS = options(*(f"--bonus.coefficient {coefficient}" for coefficient in ("0.1", "0.03", "0.3", "0.01", "0.003")))
 TRIED: dict[str, list[list[str]]] = {
-    "none": [[], ["--agent.learning-rate", "3e-4"], ["--agent.ent-coef", "0.01"]],
-    "recall": options("recall.imitation-coefficient", 1.0, 0.3, 3.0),
-    "own-traces": options("recall.imitation-coefficient", 1.0, 0.3, 3.0),
-    "sil": options("sil.imitation-coefficient", 1.0, 0.3, 3.0),
-    "per": options("per.alpha", 0.6, 0.4, 0.8),
-    "bonus": options("bonus.coefficient", 0.1, 0.03, 0.3),
-    "sil+bonus": options("bonus.coefficient", 0.1, 0.03, 0.3),
-    "recall+bonus": options("bonus.coefficient", 0.1, 0.03, 0.3),
-    "recall+per": options("recall.imitation-coefficient", 1.0, 0.3, 3.0),
+    "none": options(
+        "",
+        "--agent.learning-rate 3e-4",
+        "--agent.ent-coef 0.01",
+        "--agent.learning-rate 2e-3",
+        "--agent.tau 0.01",
+        "--agent.gamma 0.98",
+    ),
+    "recall": RECALL,
+    "own-traces": RECALL,
+    "sil": options(*(f"--sil.imitation-coefficient {coefficient}" for coefficient in ("1.0", "0.3", "3.0", "2.0", "10.0")))
+    + options("--sil.imitation-coefficient 1.0 --sil.largest-advantage 10.0"),
+    "per": options(
+        *(f"--per.alpha {alpha}" for alpha in ("0.6", "0.4", "0.8", "1.0")),
+        "--per.alpha 0.8 --per.beta 1.0",
+        "--per.alpha 0.8 --per.beta 0.0",
+    ),
+    "bonus": [*BONUS, *options("--bonus.coefficient 0.03 --bonus.kind visits")],
+    "sil+bonus": [*BONUS, *options("--bonus.coefficient 0.01 --sil.imitation-coefficient 3.0")],
+    "recall+bonus": [*BONUS, *options(f"--bonus.coefficient 0.01 {COEFFICIENT} 3.0 {ONE_WAY}")],
+    "recall+per": RECALL,
 }
 SETTINGS: dict[str, list[str]] = {arm: tried[0] for arm, tried in TRIED.items()}
 """What the tuning chose."""
