@@ -2,46 +2,26 @@
 
     python scripts/check_ppo_against_sb3.py --out runs/ppo-against-sb3
 
-Ours trains all seeds as one fleet in its own CartPole, Stable-Baselines3 one seed after the other in Gymnasium's. Both are
-measured by the same code, in environments of their own: every 2,048 steps, 20 episodes with sampled actions and 20 with the
-most likely ones. Every evaluation is written to `curves.csv` at once; a second call goes on with the seeds that are missing.
-The result, the ratio of areas under the curves with its 95% interval, is printed and written to `result.json`.
+Ours in its own CartPole, Stable-Baselines3 in Gymnasium's; evaluated every 2,048 steps. `parity.py` says how.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-import platform
-import subprocess
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import stable_baselines3
 import torch
 import tyro
-from stable_baselines3.common.callbacks import BaseCallback
+from parity import ACTIVATIONS, Parity, check
 from stable_baselines3.common.env_util import make_vec_env
-from torch import Tensor, nn
+from torch import Tensor
 
-from recall_traces.agents.evaluation import evaluate
 from recall_traces.agents.ppo import PPO, PPOConfig
 from recall_traces.agents.presets import preset
-from recall_traces.curves import COLUMNS, METRICS, read_curves
-from recall_traces.envs import make
-from recall_traces.statistics import areas, percentile_interval, ratio_of_areas, resample
 
 TASK = "CartPole-v1"
-OURS, THEIRS = "recall-traces", "stable-baselines3"
-EVALUATE_EVERY, EPISODES = 2048, 20
-ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU}
 
 
 @dataclass(frozen=True)
@@ -62,79 +42,10 @@ class Options:
     """Hyperparameters of both."""
 
 
-class CurvesFile:
-    """`curves.csv` while it grows. What an interrupted run left of unfinished seeds is dropped."""
-
-    def __init__(self, path: Path, steps: int, seeds: range) -> None:
-        self.path = path
-        rows: list[dict[str, str]] = []
-        if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if all(row.get(column) is not None for column in COLUMNS)]
-        self.finished = {(row["arm"], int(row["seed"])) for row in rows if int(row["env_steps"]) >= steps}
-        if any((OURS, seed) not in self.finished for seed in seeds):  # a fleet starts anew as a whole
-            self.finished = {(arm, seed) for arm, seed in self.finished if arm != OURS}
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(row for row in rows if (row["arm"], int(row["seed"])) in self.finished)
-
-    def write(self, arm: str, seed: int, env_steps: int, act: Callable[[Tensor, bool], Tensor], num_seeds: int = 1) -> None:
-        """Evaluate `num_seeds` policies, numbered from `seed`, and append their rows."""
-        env = make(TASK, num_envs=num_seeds * 2 * EPISODES, seed=1_000_003 * (seed + 1) + env_steps)
-        result = evaluate(act, env, num_seeds)
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            for s in range(num_seeds):
-                writer.writerow([arm, seed + s, env_steps, *(float(getattr(result, name)[s]) for name in METRICS)])
-
-
-def train_ours(options: Options, curves: CurvesFile) -> None:
-    """All seeds as one fleet."""
-    env = make(TASK, num_envs=options.seeds * options.num_envs, seed=options.seed)
-    generator = torch.Generator().manual_seed(options.seed + 1)
-
-    def callback(ppo: PPO, metrics: dict[str, Any]) -> None:
-        if ppo.env_steps % EVALUATE_EVERY == 0:
-            curves.write(OURS, options.seed, ppo.env_steps, lambda obs, greedy: ppo.act(obs, greedy, generator), options.seeds)
-
-    PPO(env, options.agent, num_seeds=options.seeds, seed=options.seed).learn(options.steps, callback)
-
-
-class Evaluator(BaseCallback):
-    """Measures a Stable-Baselines3 model between an update and the next rollout."""
-
-    def __init__(self, seed: int, curves: CurvesFile) -> None:
-        super().__init__()
-        self.seed, self.curves = seed, curves
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_start(self) -> None:
-        self.evaluate()
-
-    def _on_training_end(self) -> None:
-        self.evaluate()
-
-    def evaluate(self) -> None:
-        """Write a row. Stable-Baselines3 draws from torch's global generator, whose state is kept as it was."""
-        if self.num_timesteps % EVALUATE_EVERY:
-            return
-
-        def act(obs: Tensor, greedy: bool) -> Tensor:
-            with torch.no_grad():
-                return self.model.policy.get_distribution(obs[0]).get_actions(deterministic=greedy)[None]
-
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1_000_003 * (self.seed + 1) + self.num_timesteps)
-            self.curves.write(THEIRS, self.seed, self.num_timesteps, act)
-
-
-def train_theirs(options: Options, curves: CurvesFile, seed: int) -> None:
-    """One seed of Stable-Baselines3."""
+def theirs(options: Options, seed: int) -> stable_baselines3.PPO:
+    """Stable-Baselines3's PPO."""
     config, rate = options.agent, options.agent.learning_rate
-    model = stable_baselines3.PPO(
+    return stable_baselines3.PPO(
         "MlpPolicy",
         make_vec_env(TASK, n_envs=options.num_envs, seed=seed),
         learning_rate=(lambda remaining: rate * max(remaining, 0.0)) if config.learning_rate_schedule == "linear" else rate,
@@ -152,95 +63,16 @@ def train_theirs(options: Options, curves: CurvesFile, seed: int) -> None:
         seed=seed,
         device="cpu",
     )
-    model.learn(options.steps, callback=Evaluator(seed, curves))
 
 
-def summarize(options: Options, seconds: float) -> dict[str, Any]:
-    """What the curves say, with all that is needed to obtain them again."""
-    curves = read_curves(options.out)[0]
-    result: dict[str, Any] = {
-        "task": TASK,
-        "env_steps": options.steps,
-        "num_envs": options.num_envs,
-        "config": asdict(options.agent),
-    }
-    for metric in ("episode_return", "greedy_episode_return"):
-        by_arm = {arm: areas(curves.env_steps, curves.values[metric][arm], 0, options.steps) for arm in (OURS, THEIRS)}
-        result[metric] = {"ratio_of_areas": ratio_of_areas([by_arm[OURS]], [by_arm[THEIRS]])}
-        for arm, area in by_arm.items():
-            drawn = resample(np.zeros(len(area), dtype=np.int64), 10_000, 0)
-            interval = None if drawn is None else [float(end) for end in percentile_interval(area[drawn].mean(1))]
-            last = curves.values[metric][arm][:, curves.env_steps == options.steps]
-            result[metric][arm] = {
-                "seeds": len(area),
-                "area": float(area.mean()),
-                "interval": interval,
-                "at_the_end": float(last.mean()),
-            }
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
-    return result | {
-        "command": " ".join(["python", *sys.argv]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(seconds, 1),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "gymnasium", "stable-baselines3", "numpy", "recall-traces")},
-        "commit": commit.stdout.strip() or None,
-        "hardware": {"processor": processor(), "torch_threads": torch.get_num_threads()},
-    }
-
-
-def processor() -> str:
-    """Name of the processor, as Linux knows it."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        if info.exists()
-        else []
-    )
-    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
-
-
-def main() -> None:
-    """Train what is missing, then compare."""
-    options = tyro.cli(Options, description=__doc__)
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    config = options.agent
-    rollout = config.n_steps * options.num_envs
-    if config.normalize_observations or config.normalize_rewards:
-        sys.exit("normalisation is a wrapper in Stable-Baselines3 and is not compared here")
-    if EVALUATE_EVERY % rollout or options.steps % EVALUATE_EVERY:
-        sys.exit(f"--steps must be a multiple of {EVALUATE_EVERY}, and {EVALUATE_EVERY} of the {rollout} steps of a rollout")
-    options.out.mkdir(parents=True, exist_ok=True)
-    same = {
-        "task": TASK,
-        "env_steps": options.steps,
-        "num_envs": options.num_envs,
-        "seed": options.seed,
-        "config": asdict(config),
-    }
-    config_file = options.out / "config.json"
-    if config_file.exists() and json.loads(config_file.read_text(encoding="utf-8")) != json.loads(json.dumps(same)):
-        sys.exit(f"{options.out} holds runs of another configuration, see its config.json; choose another --out")
-    config_file.write_text(json.dumps(same, indent=2) + "\n", encoding="utf-8")
-    seeds, start = range(options.seed, options.seed + options.seeds), time.perf_counter()
-    curves = CurvesFile(options.out / "curves.csv", options.steps, seeds)
-    if (OURS, options.seed) not in curves.finished:
-        train_ours(options, curves)
-        print(f"{OURS}: {options.seeds} seeds after {time.perf_counter() - start:.0f} s", flush=True)
-    for seed in seeds:
-        if (THEIRS, seed) not in curves.finished:
-            train_theirs(options, curves, seed)
-            print(f"{THEIRS}: seed {seed} after {time.perf_counter() - start:.0f} s", flush=True)
-    result = summarize(options, time.perf_counter() - start)
-    (options.out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    for metric in ("episode_return", "greedy_episode_return"):
-        for arm in (OURS, THEIRS):
-            one = result[metric][arm]
-            print(f"{metric:22} {arm:18} area {one['area']:6.1f} {one['interval']} at the end {one['at_the_end']:6.1f}")
-        ratio = result[metric]["ratio_of_areas"]
-        print(f"{metric:22} ratio of areas {ratio['value']:.3f}, 95% interval {ratio['interval']}, parity: {ratio['parity']}")
+def act(model: stable_baselines3.PPO, obs: Tensor, greedy: bool) -> Tensor:
+    """Its actions."""
+    with torch.no_grad():
+        return model.policy.get_distribution(obs).get_actions(deterministic=greedy)
 
 
 if __name__ == "__main__":
-    main()
+    options = tyro.cli(Options, description=__doc__)
+    if options.agent.normalize_rewards:
+        sys.exit("normalisation is a wrapper in Stable-Baselines3 and is not compared here")
+    check(Parity(TASK, 2048, lambda env, o: PPO(env, o.agent, num_seeds=o.seeds, seed=o.seed), theirs, act), options)
