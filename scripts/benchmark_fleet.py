@@ -8,15 +8,12 @@ contestant once, in turn, in a process of its own, warm-up excluded; quoted are 
 """
 
 import argparse
-import datetime
 import json
-import os
 import pathlib
-import platform
-import statistics
-import subprocess
 import sys
 import time
+
+from contest import rounds
 
 HERE = pathlib.Path(__file__).parent
 ROLLOUT = 8 * 128
@@ -26,6 +23,14 @@ STEPS = {
     "one seed": 60 * ROLLOUT,
     "Stable-Baselines3": 20 * ROLLOUT,
 }
+
+PAIRS = [
+    ("fleet of 16", "Stable-Baselines3"),
+    ("one seed", "Stable-Baselines3"),
+    ("fleet of 16", "fleet of 16, recall"),
+    ("fleet of 16", "rejax, 16"),
+    ("one seed", "rejax, 1"),
+]
 
 
 def ours(num_seeds: int, arm: str, steps: int) -> float:
@@ -69,12 +74,6 @@ def measure(name: str) -> float:
     return ours(1 if name == "one seed" else 16, "recall" if "recall" in name else "none", steps)
 
 
-def contest(command: list[str]) -> float:
-    """Time one contestant in a process of its own."""
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return float(json.loads(output.strip().splitlines()[-1])["steps_per_second"])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="at least 1; about a minute and a half each")
@@ -82,49 +81,15 @@ def main() -> None:
     parser.add_argument("--measure", choices=list(STEPS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        print(json.dumps({"steps_per_second": measure(arguments.measure)}))
+        print(json.dumps({"speed": measure(arguments.measure)}))
         return
 
     commands = {name: [sys.executable, __file__, "--measure", name] for name in STEPS}
     if arguments.rejax:
         for num_seeds in (1, 16):
-            commands[f"rejax, {num_seeds}"] = [
-                arguments.rejax,
-                str(HERE / "peers" / "rejax_ppo.py"),
-                str(num_seeds),
-                str(128 * ROLLOUT),
-            ]
-    speeds: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(arguments.rounds):
-        for name, command in commands.items():
-            speeds[name].append(contest(command))
-            print(f"{name:24s} {speeds[name][-1]:10.0f} steps per second", flush=True)
-        summary = json.dumps(summarize(speeds), indent=1)  # after every round, so that an interrupted run is not lost
-        pathlib.Path("runs").mkdir(exist_ok=True)
-        pathlib.Path("runs/benchmark_fleet.json").write_text(summary)
-    print(summary)
-
-
-def summarize(speeds: dict[str, list[float]]) -> dict:
-    """Medians, and ratios within rounds."""
-    pairs = [
-        ("fleet of 16", "Stable-Baselines3"),
-        ("one seed", "Stable-Baselines3"),
-        ("fleet of 16", "fleet of 16, recall"),
-        ("fleet of 16", "rejax, 16"),
-        ("one seed", "rejax, 1"),
-    ]
-    ratios = {}
-    for over, under in pairs:
-        if over in speeds and under in speeds:
-            found = sorted(a / b for a, b in zip(speeds[over], speeds[under], strict=True))
-            ratios[f"{over} / {under}"] = {"min": found[0], "median": statistics.median(found), "max": found[-1]}
-    return {
-        "date": datetime.date.today().isoformat(),
-        "hardware": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "median_steps_per_second": {name: statistics.median(values) for name, values in speeds.items()},
-        "ratios": ratios,
-    }
+            script = str(HERE / "peers" / "rejax_ppo.py")
+            commands[f"rejax, {num_seeds}"] = [arguments.rejax, script, str(num_seeds), str(128 * ROLLOUT)]
+    rounds(commands, PAIRS, arguments.rounds, "steps per second", pathlib.Path("runs/benchmark_fleet.json"))
 
 
 if __name__ == "__main__":

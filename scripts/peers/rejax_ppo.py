@@ -32,7 +32,7 @@ def main(num_seeds: int, total_steps: int) -> None:
     train = jax.jit(jax.vmap(algorithm.train, in_axes=(None, 0))).lower(ppo, keys).compile()
     start = time.perf_counter()
     jax.block_until_ready(train(ppo, keys))
-    print(json.dumps({"steps_per_second": num_seeds * total_steps / (time.perf_counter() - start)}))
+    print(json.dumps({"speed": num_seeds * total_steps / (time.perf_counter() - start)}))
 
 
 if __name__ == "__main__":
