@@ -37,8 +37,8 @@ LEARNERS: dict[str, type[Learner]] = {"ppo": PPO, "sac": SAC}
 RECALL_CHANGES: dict[str, dict[str, Any]] = {
     "recall": {},
     "recall-return": {"source": "return"},
-    "own-traces": {"traces_from": "record", "imagined_share": 0.0},
-    "recall-oracle": {"traces_from": "oracle", "imagined_share": 0.0},
+    "own-traces": {"traces_from": "record", "search": "sample", "imagined_share": 0.0},
+    "recall-oracle": {"traces_from": "oracle", "search": "sample", "imagined_share": 0.0},
 }
 
 

@@ -115,7 +115,7 @@ class LeastSquaresGAN:
         return self.generator(noise).tanh()
 
     def fit(self, points: Tensor, good: Tensor, weights: Tensor) -> None:
-        """Train on labelled points; a seed without a good one keeps its networks.
+        """Train on labelled points; a seed without any keeps its networks.
 
         Args:
             points: `(S, K, D)`.
@@ -123,7 +123,7 @@ class LeastSquaresGAN:
             weights: Minibatches are drawn in proportion to these, `(S, K)`.
         """
         updates, batch_size = self.config.updates, self.config.batch_size
-        active = (good & (weights > 0)).any(1).tolist()
+        active = (weights > 0).any(1).tolist()
         seeds = torch.arange(self.num_seeds, device=points.device)[:, None]
         columns, _ = draw(weights, updates * batch_size, self.draws)
         for chosen in columns.split(batch_size, 1):

@@ -195,6 +195,10 @@ class Memory:
         slots = torch.randint(len(self), shape, generator=generator, device=self.age.device)
         return columns * self.num_columns + slots
 
+    def held(self) -> Tensor:
+        """Which places of the ring hold a step, bool `(S, N, C)`."""
+        return (torch.arange(self.num_columns, device=self.age.device) < len(self)).expand(self.age.shape)
+
     def way_into(self, positions: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Positions of the `length` steps that end with those at `positions` `(S, B)`, in forward time, `(S, B, L)`, and a mask.
 

@@ -187,6 +187,24 @@ class BacktrackingModel:
             return self.density.sample_traces(states, length)
         return roll_back(lambda s: self.density.sample(s, moving=True), states, length, self.observation_space)
 
+    def shortest_traces(self, starts: Tensor, states: Tensor, length: int) -> Traces:
+        """Find the shortest trace from a start into each state, with a search of all that the model knows; neighbours only.
+
+        Args:
+            starts: Where traces begin, `(S, G, *observation)`; that into state `b` at start `b % G`.
+            states: High-value states `(S, B, *observation)`.
+            length: `L`, the most steps of a trace.
+
+        Returns:
+            Traces `(S, B, L, ...)` in forward time; the mask is False all along where there is none.
+
+        Raises:
+            ValueError: the model is not of the kind 'neighbours'.
+        """
+        if not isinstance(self.density, NeighbourModel):
+            raise ValueError("only a model of the kind 'neighbours' can be searched for shortest traces")
+        return self.density.shortest_traces(starts, states, length)
+
     def state_dict(self) -> dict[str, Tensor]:
         """Weights or counts, and the generator."""
         return dict(self.density.state_dict()) | {"generator": self.generator.get_state()}

@@ -65,7 +65,7 @@ class NeighbourModel:
         self.actions = torch.zeros(num_seeds, 0, *action, dtype=kind, device=device)
         self.next_obs = torch.zeros(num_seeds, 0, size, device=device)
         self.scale = torch.zeros(num_seeds, 1, size, device=device)
-        """Root mean square change of each dimension in a step; 0 where it never changes."""
+        """Root mean square change of each dimension in a step that moves; 0 where it never changes."""
         self.before = torch.zeros(num_seeds, 0, neighbours, dtype=torch.int64, device=device)
         """Of each step of the support those that arrived nearest to where it began, `(S, M, K)`."""
         self.weights = torch.zeros(num_seeds, 0, neighbours, device=device)
@@ -76,7 +76,8 @@ class NeighbourModel:
         """Take the first `M` of transitions `(S, B, ...)` for the support; gives -log q of the others, if there are any."""
         kept = transitions.map(lambda x: x[:, : self.support])
         change = transitions.obs - transitions.next_obs
-        scale = change.square().mean(1, keepdim=True).sqrt()
+        moving = (change != 0).any(2, keepdim=True).sum(1, keepdim=True).clamp(min=1)
+        scale = (change.square().sum(1, keepdim=True) / moving).sqrt()
         scale = torch.where(scale > STANDS_STILL, scale, 0.0)
         fitted = {"obs": kept.obs, "actions": kept.actions, "next_obs": kept.next_obs, "scale": scale}
         if active is not None and self.obs.shape == kept.obs.shape:
@@ -98,14 +99,17 @@ class NeighbourModel:
 
         Steps that moved nothing lead nowhere and are left out; weights are -inf beyond `REACH` widths.
         """
+        stood = ((self.obs - self.next_obs).abs() * (self.scale > 0) == 0).all(-1)
+        weights = self.log_weights(states, self.next_obs).masked_fill(stood[:, None], -torch.inf)
+        nearest = weights.topk(min(self.neighbours, weights.shape[2]), 2)
+        return nearest.indices, nearest.values
+
+    def log_weights(self, states: Tensor, others: Tensor) -> Tensor:
+        """How near states `(S, B, *observation)` are to others `(S, K, *observation)`: log-weights, `(S, B, K)`."""
         per_step = torch.where(self.scale > 0, 1 / self.scale.clamp(min=STANDS_STILL), 0.0)
-        arrived = self.next_obs * per_step
-        squares = torch.cdist(states * per_step, arrived, compute_mode="donot_use_mm_for_euclid_dist").square()
-        stood = ((self.obs - self.next_obs) * per_step == 0).all(-1)
-        squares = squares.masked_fill(stood[:, None], torch.inf)
-        distances, steps = squares.topk(min(self.neighbours, squares.shape[2]), 2, largest=False)
-        weights = -0.5 * distances / self.bandwidth**2
-        return steps, weights.masked_fill(distances > (REACH * self.bandwidth) ** 2, -torch.inf)
+        distances = torch.cdist(states * per_step, others * per_step, compute_mode="donot_use_mm_for_euclid_dist")
+        weights = -0.5 * (distances / self.bandwidth).square()
+        return weights.masked_fill(distances > REACH * self.bandwidth, -torch.inf)
 
     def log_prob(self, obs: Tensor, actions: Tensor, next_obs: Tensor) -> Tensor:
         """Give log q(a, s | s'), `(S, B)`, in raw units; contexts, which never change, count as certain."""
@@ -144,6 +148,37 @@ class NeighbourModel:
             found.append((step, alive))
             steps, weights = self.before[self.rows, step], self.weights[self.rows, step]
         step, mask = (torch.stack(column[::-1], 2) for column in zip(*found, strict=True))
+        obs, actions = self.pick(self.obs, step), self.pick(self.actions, step)
+        return Traces(torch.where(self.scale[:, None] > 0, obs, states[:, :, None]), actions, mask, mask.float())
+
+    def shortest_traces(self, starts: Tensor, states: Tensor, length: int) -> Traces:
+        """Find the shortest trace from start `b % G` of `(S, G, *observation)` into state `b` of `(S, B, *observation)`.
+
+        A trace costs 1 for each of its steps and, wherever it passes from one recorded step to another, half the squared
+        distance between them in units of the bandwidth: what that link lacks in log-weight. Bellman's and Ford's
+        algorithm, for all seeds and starts at once.
+        """
+        (_, support, neighbours), num_starts = self.before.shape, starts.shape[1]
+        first_row = self.rows[..., None] * support  # rows of the supports of all seeds, one below the other
+        before, links = (self.before + first_row).flatten(), -self.weights.reshape(-1, neighbours, 1)
+        cost = 1 - self.log_weights(self.obs, starts).flatten(0, 1)  # (S * M, G), that of the way up to and with each step
+        came_from = torch.full_like(cost, -1, dtype=torch.int64)
+        for _ in range(length - 1):
+            through, which = (cost.index_select(0, before).view(-1, neighbours, num_starts) + links + 1).min(1)
+            shorter = through < cost
+            if not shorter.any():
+                break
+            cost = torch.where(shorter, through, cost)
+            came_from = torch.where(shorter, before.view(-1, neighbours).gather(1, which), came_from)
+        start = torch.arange(states.shape[1], device=states.device) % num_starts
+        steps, weights = self.nearest(states)
+        total, best = (cost[steps + first_row, start[:, None]] - weights).min(2, keepdim=True)
+        row = torch.where(total.isfinite(), steps.gather(2, best) + first_row, -1)[..., 0]
+        way = [row]
+        for _ in range(length - 1):
+            way.append(torch.where(way[-1] < 0, -1, came_from[way[-1].clamp(min=0), start]))
+        rows = torch.stack(way[::-1], 2)
+        mask, step = rows >= 0, (rows - first_row).clamp(min=0)
         obs, actions = self.pick(self.obs, step), self.pick(self.actions, step)
         return Traces(torch.where(self.scale[:, None] > 0, obs, states[:, :, None]), actions, mask, mask.float())
 

@@ -6,7 +6,7 @@ observe --> memory --> targets --> traces (model, own record or truth) --> chose
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium
@@ -15,13 +15,17 @@ from torch import Tensor
 
 from recall_traces.cells import Cells
 from recall_traces.data import Traces, Transitions
-from recall_traces.draws import draw
+from recall_traces.draws import draw, gumbel
 from recall_traces.memory import Memory
 from recall_traces.model import BacktrackingConfig, BacktrackingModel, roll_back
 from recall_traces.seeding import seeded_generator
 from recall_traces.spaces import check_action_space, check_observation_space, tensor_shape
 from recall_traces.targets import ARRIVALS, SOURCES, Generated, HighValueStates, Targets, Value
 
+SEARCHES = 4
+"""Recorded starts of a seed from which shortest ways are looked for at each update."""
+HELD_OUT = 512
+"""Steps beside the support of neighbours that their likelihood is measured on."""
 Predecessors = Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
 """Of states `(B, *observation)`: (obs, actions, prob, mask), each `(B, K, ...)`, the true backtracking model."""
 
@@ -54,6 +58,8 @@ class RecallConfig:
     """'model' (the backtracking model), 'record' (the agent's own steps: no model), or 'oracle' (the environment's truth)."""
     candidates: int = 8
     """Ways recalled into each high-value state, of which the one with the fewest steps from a start is kept; 1 keeps any."""
+    search: str = "sample"
+    """'sample' ways from the model, or search all of it for the 'shortest' from a recorded start (kind 'neighbours' only)."""
     search_length: int = 150
     """How far back a start is looked for when there are several candidates."""
     fit_on: str = "all"
@@ -98,6 +104,7 @@ class RecallConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
         choices = {"source": SOURCES, "traces_from": ("model", "record", "oracle"), "fit_on": ("all", "top")}
+        choices["search"] = ("sample", "shortest")
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
@@ -111,6 +118,8 @@ class Recalled(Traces):
     """Successors, `(S, B, L, *observation)`; the last is the high-value state."""
     terminated: Tensor
     """Where an episode ended on arrival, bool `(S, B, L)`."""
+    known_end: Tensor
+    """Where that is known, bool `(S, B, L)`: not where a trace leads into a state that was never recorded."""
 
 
 class RecallTraces:
@@ -156,6 +165,8 @@ class RecallTraces:
         action_space = check_action_space(action_space)
         if c.traces_from == "oracle" and predecessors is None:
             raise ValueError("traces from the oracle need an environment with `predecessors`, such as FourRooms")
+        if c.search == "shortest" and (c.traces_from != "model" or c.model.kind != "neighbours"):
+            raise ValueError("search='shortest' needs traces from a model of neighbours: set search to 'sample', or model.kind")
         if c.imagined_share and c.traces_from != "model":
             raise ValueError("imagined steps need the model's rewards: set imagined_share to 0, or traces_from to 'model'")
         if c.source == "given" and given is None:
@@ -251,20 +262,25 @@ class RecallTraces:
 
         Returns:
             Steps `(S, K, ...)`, `K` the configured share of `B`, and which are real, bool `(S, K)`: a seed may have no traces.
-            None if the share is 0. A step terminates if it leads into a target where a recorded episode terminated.
+            None if the share is 0. A step terminates if it leads into a target where a recorded episode terminated; steps into
+            states that were never recorded are left out, since they might.
         """
         count = round(self.config.imagined_share * batch_size)
         if not count:
             return None
-        mask, obs, actions, next_obs, terminated = self.draw_steps(count, "obs", "actions", "next_obs", "terminated")
+        names = ("obs", "actions", "next_obs", "terminated")
+        mask, obs, actions, next_obs, terminated = self.draw_steps(count, *names, certain=True)
         rewards = self.model.reward(obs, actions, next_obs)
         return Transitions(obs, actions, rewards, next_obs, terminated, torch.zeros_like(terminated)), mask
 
-    def draw_steps(self, count: int, *names: str) -> tuple[Tensor, ...]:
-        """Which of `count` draws per seed are real, `(S, count)`, and the named fields of recalled steps `(S, count, ...)`."""
+    def draw_steps(self, count: int, *names: str, certain: bool = False) -> tuple[Tensor, ...]:
+        """Which of `count` draws per seed are real, `(S, count)`, and the named fields of recalled steps `(S, count, ...)`.
+
+        With `certain` only steps of which it is known whether they end an episode.
+        """
         if not self.buffer:
             raise ValueError("there are no traces to sample from yet: call update first")
-        valid = torch.cat([t.mask.flatten(1) for t in self.buffer], 1)
+        valid = torch.cat([(t.mask & t.known_end if certain else t.mask).flatten(1) for t in self.buffer], 1)
         chosen, some = draw(valid.float(), count, self.generator)
         seeds = torch.arange(self.num_seeds, device=self.device)[:, None]
         fields = (torch.cat([getattr(t, name).flatten(1, 2) for t in self.buffer], 1)[seeds, chosen] for name in names)
@@ -272,35 +288,77 @@ class RecallTraces:
 
     def fit(self) -> dict[str, Any]:
         """Fit the model on what is remembered."""
-        c = self.config
+        c, count = self.config, self.config.model_updates * self.config.model.batch_size
         if c.fit_on == "top":
-            sample = self.memory.sample(4096, self.generator)
-            returns = torch.where(
-                self.memory.gather(self.memory.closed, sample), self.memory.gather(self.memory.episode_returns, sample), torch.nan
-            )
-            threshold = returns.nanquantile(1 - c.top_fraction, dim=1)[:, None, None]
-            better = self.memory.closed & (self.memory.episode_returns > threshold)
-            # While fewer than the top share are better than the rest, those are the top; among equals all are.
-            top = torch.where(
-                better.any((1, 2), keepdim=True), better, self.memory.closed & (self.memory.episode_returns >= threshold)
-            )
-            count = max(4096, c.model_updates * c.model.batch_size)
-            positions, active = draw(top.flatten(1).float(), count, self.generator)
+            top = self.top_steps()
+            if c.model.kind == "neighbours":
+                transitions, active = self.evenly(top), top.flatten(1).any(1)
+            else:
+                positions, active = draw(top.flatten(1).float(), max(4096, count), self.generator)
+                transitions = self.memory.at(positions)
             self.model.reset()
-            fitted = self.model.fit(self.memory.at(positions), c.model_updates, active.tolist())
+            fitted = self.model.fit(transitions, c.model_updates, active.tolist())
         elif self.model.learns_once:
             if not self.unfitted:
                 return {}
             columns = zip(*(vars(t).values() for t in self.unfitted), strict=True)
             fitted = self.model.fit(Transitions(*(torch.cat(column, 1) for column in columns)))
             self.unfitted = []
+        elif c.model.kind == "neighbours":
+            fitted = self.model.fit(self.evenly(self.memory.held()), c.model_updates)
         else:
-            positions = self.memory.sample(c.model_updates * c.model.batch_size, self.generator)
-            fitted = self.model.fit(self.memory.at(positions), c.model_updates)
+            fitted = self.model.fit(self.memory.at(self.memory.sample(count, self.generator)), c.model_updates)
         return {f"recall/model_{name}": value for name, value in fitted.items()}
 
+    def top_steps(self) -> Tensor:
+        """Which remembered steps belong to the best trajectories by return, bool `(S, N, C)`."""
+        sample = self.memory.sample(4096, self.generator)
+        closed, returns = self.memory.closed, self.memory.episode_returns
+        known = torch.where(self.memory.gather(closed, sample), self.memory.gather(returns, sample), torch.nan)
+        threshold = known.nanquantile(1 - self.config.top_fraction, dim=1)[:, None, None]
+        better = closed & (returns > threshold)
+        # While fewer than the top share are better than the rest, those are the top; among equals all are.
+        return torch.where(better.any((1, 2), keepdim=True), better, closed & (returns >= threshold))
+
+    def evenly(self, among: Tensor) -> Transitions:
+        """Steps for a support of neighbours, spread evenly over the cells that they arrive in, each at most once.
+
+        What led to a state does not depend on how often the state was visited, but whether anything is known of it does: drawn
+        uniformly, the few steps into a state seen once, which novelty asks for, would hardly ever be there.
+
+        Args:
+            among: Which steps may be taken, bool `(S, N, C)`.
+
+        Returns:
+            `(S, B, ...)` in random order; steps too many for a seed lead from a state to itself.
+        """
+        memory, count = self.memory, min(self.config.model.support + HELD_OUT, len(self.memory) * self.memory.age.shape[1])
+        moved = (memory.steps.obs != memory.steps.next_obs).any(-1)
+        cells = memory.next_cells.flatten(1)
+        logits = gumbel(cells.shape, self.generator) - self.states.visits.clamp(min=1).log().gather(1, cells)
+        best = logits.masked_fill(~(among & moved).flatten(1), -torch.inf).topk(count, 1)
+        order = torch.rand(best.values.shape, generator=self.generator, device=self.device).argsort(1)
+        steps, taken = memory.at(best.indices.gather(1, order)), best.values.gather(1, order).isfinite()
+        return replace(steps, next_obs=torch.where(taken[..., None], steps.next_obs, steps.obs))
+
     def recall(self, targets: Targets) -> Recalled:
-        """Recall a way into each target, the best of several candidates, `(S, B, L, ...)`."""
+        """Recall a way into each target, `(S, B, L, ...)`."""
+        obs, actions, mask = self.best_of_candidates(targets)
+        if self.config.search == "shortest":
+            # Where the model knows of no way from the start that was drawn, one that begins anywhere will do.
+            traces = self.shortest(targets)
+            found = traces.mask.any(2) & targets.active
+            pairs = ((traces.obs, obs), (traces.actions, actions), (traces.mask, mask))
+            obs, actions, mask = (torch.where(found.view(*found.shape, *[1] * (y.dim() - 2)), x, y) for x, y in pairs)
+        next_obs = torch.cat([obs[:, :, 1:], targets.obs[:, :, None]], 2)
+        position, held = self.memory.find(targets.stamps)
+        terminated, known_end = torch.zeros_like(mask), torch.ones_like(mask)
+        terminated[..., -1] = held & self.memory.gather(self.memory.steps.terminated, position)
+        known_end[..., -1] = held
+        return Recalled(obs, actions, mask, mask.float(), next_obs, terminated, known_end)
+
+    def best_of_candidates(self, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
+        """Of several ways into each target the one with the fewest steps from a start: obs, actions, mask, `(S, B, L, ...)`."""
         c = self.config
         length = c.trace_length if c.candidates == 1 else max(c.search_length, c.trace_length)
         traces = self.ways(targets, length)
@@ -311,12 +369,17 @@ class RecallTraces:
         seeds = torch.arange(self.num_seeds, device=self.device)[:, None]
         obs, actions, mask = (x[seeds, best][:, :, -c.trace_length :] for x in (traces.obs, traces.actions, reached))
         from_somewhere = steps.gather(1, best) > length
-        mask = mask & targets.active[..., None] & (self.last_visits(obs, mask) | ~from_somewhere[..., None])
-        next_obs = torch.cat([obs[:, :, 1:], targets.obs[:, :, None]], 2)
-        position, held = self.memory.find(targets.stamps)
-        terminated = torch.zeros_like(mask)
-        terminated[..., -1] = held & self.memory.gather(self.memory.steps.terminated, position)
-        return Recalled(obs, actions, mask, mask.float(), next_obs, terminated)
+        return obs, actions, mask & targets.active[..., None] & (self.last_visits(obs, mask) | ~from_somewhere[..., None])
+
+    def shortest(self, targets: Targets) -> Traces:
+        """The shortest way in the model from a recorded start into each target, its end if it is longer than a trace."""
+        positions, some = draw((self.memory.held() & (self.memory.age == 0)).flatten(1).float(), SEARCHES, self.generator)
+        starts = self.memory.gather(self.memory.steps.obs, positions)
+        length = max(self.config.search_length, self.config.trace_length)
+        traces = self.model.shortest_traces(starts, targets.obs, length)
+        obs, actions, mask = (x[:, :, -self.config.trace_length :] for x in (traces.obs, traces.actions, traces.mask))
+        mask = mask & some[:, None, None]
+        return Traces(obs, actions, mask, mask.float())
 
     def ways(self, targets: Targets, length: int) -> Traces:
         """`candidates` traces into each target, `(S, B * candidates, length, ...)`, those of one target side by side."""

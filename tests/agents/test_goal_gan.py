@@ -228,7 +228,7 @@ def test_goals_without_weight_teach_nothing():
     assert torch.equal(left.generator_optimizer.values, right.generator_optimizer.values)
 
 
-def test_a_seed_without_good_goals_keeps_its_networks_and_others_do_not_notice():
+def test_a_seed_without_labelled_goals_keeps_its_networks_and_others_do_not_notice():
     both, alone = (LeastSquaresGAN(2, 2, TINY, 0, "cpu") for _ in range(2))
     points = torch.rand(2, 16, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
     good = torch.tensor([[True], [True]]).expand(2, 16)
@@ -242,6 +242,18 @@ def test_a_seed_without_good_goals_keeps_its_networks_and_others_do_not_notice()
         assert torch.equal(optimizer.values[0], before[k][0])
         assert torch.equal(optimizer.values[1], (both.generator_optimizer, both.discriminator_optimizer)[k].values[1])
         assert not torch.equal(optimizer.values[1], before[k][1])
+
+
+def test_goals_of_which_none_is_good_drive_the_generator_away():
+    gan = LeastSquaresGAN(4, 2, GoalGANConfig(), 0, "cpu")
+    noise = gan.noise(4, 500)
+    before = gan.generate(noise)
+    for _ in range(4):
+        points = gan.generate(gan.noise(4, 64)).detach()
+        gan.fit(points, torch.zeros(4, 64, dtype=torch.bool), torch.ones(4, 64))
+    moved = (gan.generate(noise) - before).norm(dim=2).mean(1)
+    assert (moved > 0.05).all()
+    assert float(gan.discriminator(points).detach().mean()) < -0.5  # as bad as whatever the generator makes
 
 
 def test_a_fleet_is_as_good_as_fleets_of_one():

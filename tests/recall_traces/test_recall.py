@@ -13,6 +13,7 @@ from recall_traces.envs.four_rooms import FourRooms, FourRoomsConfig
 from recall_traces.spaces import UnsupportedSpaceError
 
 SPACE, ACTIONS = spaces.Discrete(20), spaces.Discrete(3)
+NEIGHBOURS = BacktrackingConfig(kind="neighbours", bandwidth=1.0)
 SMALL = BacktrackingConfig(kind="network", hidden=(8,), batch_size=32)
 
 
@@ -299,7 +300,14 @@ def test_the_buffer_holds_the_last_updates_only() -> None:
 
 @pytest.mark.parametrize(
     ("space", "options"),
-    [(SPACE, {}), (SPACE, {"model": SMALL}), (SPACE, {"fit_on": "top"}), (spaces.Box(-np.inf, np.inf, (2,)), {"model": SMALL})],
+    [
+        (SPACE, {}),
+        (SPACE, {"model": SMALL}),
+        (SPACE, {"fit_on": "top"}),
+        (spaces.Box(-np.inf, np.inf, (2,)), {"model": SMALL}),
+        (spaces.Box(-np.inf, np.inf, (2,)), {"model": NEIGHBOURS, "search": "shortest"}),
+        (spaces.Box(-np.inf, np.inf, (2,)), {"model": NEIGHBOURS, "fit_on": "top", "candidates": 1}),
+    ],
 )
 def test_a_saved_run_goes_on_exactly(space: spaces.Space, options: dict[str, Any]) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -426,6 +434,7 @@ def test_top_trajectories_alone_can_be_fitted() -> None:
         ("source", "returns", "auto, return, critic, novelty, given"),
         ("traces_from", "dreams", "model, record, oracle"),
         ("fit_on", "some", "all, top"),
+        ("search", "longest", "sample, shortest"),
         ("trace_length", 0, "at least 1"),
         ("candidates", -1, "at least 1"),
         ("memory_size", 0, "at least 1"),

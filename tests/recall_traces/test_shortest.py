@@ -1,0 +1,179 @@
+"""The shortest traces in a model of neighbours, and the support that it is given."""
+
+from typing import Any
+
+import pytest
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from recall_traces import BacktrackingConfig, BacktrackingModel, RecallConfig, RecallTraces, Transitions
+from recall_traces.recall import HELD_OUT
+
+PLANE, PUSH = spaces.Box(-20, 20, (2,)), spaces.Box(-1, 1, (2,))
+NEIGHBOURS = BacktrackingConfig(kind="neighbours", neighbours=8)
+
+
+def way(*points: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """States along a way and what follows each, `(1, L, 2)`."""
+    along = torch.tensor([points], dtype=torch.float32)
+    return along[:, :-1], along[:, 1:]
+
+
+def steps(*ways: tuple[Tensor, Tensor]) -> Transitions:
+    obs, next_obs = (torch.cat(column, 1) for column in zip(*ways, strict=True))
+    flags = torch.zeros(obs.shape[:2], dtype=torch.bool)
+    return Transitions(obs, (next_obs - obs).clamp(-1, 1), flags.float(), next_obs, flags, flags)
+
+
+def fitted(transitions: Transitions, **options: Any) -> BacktrackingModel:
+    config = BacktrackingConfig(kind="neighbours", neighbours=8, **options)
+    model = BacktrackingModel(PLANE, PUSH, len(transitions.rewards), config=config)
+    model.fit(transitions)
+    return model
+
+
+AROUND = way((0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0))
+ACROSS = way((-1, 1), (0, 1), (1, 1), (2, 1), (3, 1))
+"""Leads through the middle of what `AROUND` goes around, but neither from its start nor to its end."""
+
+
+def test_the_shortest_way_joins_two_episodes() -> None:
+    model = fitted(steps(AROUND, ACROSS))
+    found = model.shortest_traces(torch.tensor([[[0.0, 0.0]]]), torch.tensor([[[2.0, 0.0]]]), 8)
+    assert found.mask[0, 0].tolist() == [False] * 4 + [True] * 4
+    assert found.obs[0, 0, 4:].tolist() == [[0, 0], [0, 1], [1, 1], [2, 1]]
+    assert found.actions[0, 0, 4:].tolist() == [[0, 1], [1, 0], [1, 0], [0, -1]]
+    assert torch.equal(found.weights, found.mask.float())
+
+
+def test_a_way_that_is_too_long_or_does_not_exist_is_not_found() -> None:
+    model = fitted(steps(AROUND, ACROSS))
+    start, end = torch.tensor([[[0.0, 0.0]]]), torch.tensor([[[2.0, 0.0]]])
+    assert not model.shortest_traces(start, end, 3).mask.any()
+    assert not model.shortest_traces(end, start, 20).mask.any()  # nothing leads back
+    assert not model.shortest_traces(torch.tensor([[[-9.0, 0.0]]]), end, 20).mask.any()
+    assert not model.shortest_traces(start, torch.tensor([[[-9.0, 0.0]]]), 20).mask.any()
+
+
+def test_states_belong_to_starts_in_turn() -> None:
+    model = fitted(steps(AROUND, ACROSS))
+    starts = torch.tensor([[[0.0, 0.0], [1.0, 2.0]]])
+    found = model.shortest_traces(starts, torch.tensor([[2.0, 0.0], [2.0, 0.0], [2.0, 1.0], [0.0, 1.0]])[None], 8)
+    assert found.mask.sum(2).tolist() == [[4, 3, 3, 0]]
+
+
+@pytest.mark.parametrize(("widths", "length"), [(1.0, 8), (2.5, 10)])
+def test_a_link_costs_what_it_lacks_in_likelihood(widths: float, length: int) -> None:
+    """A jump saves two of ten steps, but begins aside of where one arrives: half a step's worth at one width, three at 2.5."""
+    straight = steps(way(*((float(x), 0.0) for x in range(11))))
+    aside = widths * 0.1  # before the jump is known, a step is one long
+    jump = steps(way((4.0 - aside, 0.0), (7.0, 0.0)))
+    model = fitted(straight, bandwidth=0.1)
+    density: Any = model.density
+    assert density.scale.tolist() == [[[1.0, 0.0]]]
+    density.obs, density.actions, density.next_obs = (
+        torch.cat([getattr(straight, name), getattr(jump, name)], 1) for name in ("obs", "actions", "next_obs")
+    )
+    density.before, density.weights = density.nearest(density.obs)
+    found = model.shortest_traces(torch.tensor([[[0.0, 0.0]]]), torch.tensor([[[10.0, 0.0]]]), 12)
+    assert int(found.mask.sum()) == length
+
+
+def wander(rows: int, seeds: int, seed: int) -> Transitions:
+    """Moves of up to one along each axis from anywhere in a square."""
+    generator = torch.Generator().manual_seed(seed)
+    obs = torch.rand(seeds, rows, 2, generator=generator) * 8 - 4
+    moves = torch.rand(seeds, rows, 2, generator=generator) * 2 - 1
+    flags = torch.zeros(seeds, rows, dtype=torch.bool)
+    return Transitions(obs, moves, flags.float(), obs + moves, flags, flags)
+
+
+def test_a_fleet_finds_what_its_members_find_alone_and_no_sampled_trace_is_shorter() -> None:
+    data, ends = wander(1500, 2, 0), torch.tensor([[3.0, 3.0], [-3.0, 3.0], [3.0, -1.0]]).expand(2, -1, -1)
+    starts = torch.full((2, 1, 2), -3.0)
+    model = fitted(data)
+    found = model.shortest_traces(starts, ends, 40)
+    assert found.mask.any(2).all()
+    for seed in range(2):
+        alone = fitted(data.map(lambda x, seed=seed: x[seed : seed + 1])).shortest_traces(starts[:1], ends[:1], 40)
+        assert torch.equal(alone.obs[0], found.obs[seed])
+        assert torch.equal(alone.mask[0], found.mask[seed])
+    # Each step leads to where the next one begins, within three widths of a quarter of a step.
+    after = torch.cat([found.obs[:, :, 1:], ends[:, :, None]], 2)[found.mask]
+    led_to = (found.obs + found.actions)[found.mask]
+    assert float((after - led_to).norm(dim=1).max()) < 3 * 0.25 * 0.6
+    sampled = model.sample_traces(ends.repeat_interleave(200, 1), 40)
+    near = (sampled.obs - starts[:, :, None]).norm(dim=3) < 0.2
+    first = torch.where(near & sampled.mask, torch.arange(40), -1).amax(2).view(2, 3, 200)
+    fewest = torch.where(first >= 0, 40 - first, 99).amin(2)
+    assert (found.mask.sum(2) <= fewest).all()
+
+
+def test_only_neighbours_can_be_searched() -> None:
+    network = BacktrackingModel(PLANE, PUSH, config=BacktrackingConfig(kind="network", hidden=(8,)))
+    with pytest.raises(ValueError, match="only a model of the kind 'neighbours'"):
+        network.shortest_traces(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2), 4)
+
+
+# RecallTraces
+
+
+def make_recall(**options: Any) -> RecallTraces:
+    given = {"source": "given", "trace_length": 6, "traces_per_update": 3, "model": NEIGHBOURS, "search": "shortest"}
+    config = RecallConfig(**(given | {"memory_size": 4000} | options))
+    return RecallTraces(PLANE, PUSH, config, num_envs=1, given=torch.tensor([[2.0, 0.0]]))
+
+
+def episode(transitions: Transitions) -> Transitions:
+    """As one environment's episode, `(T, 1, 1, ...)`."""
+    done = torch.zeros_like(transitions.terminated)
+    done[:, -1] = True
+    one = Transitions(**(vars(transitions) | {"terminated": done}))
+    return one.map(lambda x: x.transpose(0, 1)[:, :, None])
+
+
+def test_recall_finds_the_way_from_where_episodes_began() -> None:
+    recall = make_recall()
+    for one in (AROUND, ACROSS):
+        recall.observe(episode(steps(one)))
+    recall.update()
+    (traces,) = recall.buffer
+    ways = {tuple(map(tuple, obs[mask].tolist())) for obs, mask in zip(traces.obs[0], traces.mask[0], strict=True)}
+    # Episodes began at (0, 0) and (-1, 1): which of the two a trace begins at is drawn.
+    assert ways <= {((0, 0), (0, 1), (1, 1), (2, 1)), ((-1, 1), (0, 1), (1, 1), (2, 1))}
+    assert bool(traces.next_obs[0, :, -1].eq(torch.tensor([2.0, 0.0])).all())
+    assert not bool(traces.known_end[..., -1].any())  # the target was given, not recorded
+    assert bool(traces.known_end[..., :-1].all())
+
+
+def test_a_long_way_keeps_its_end() -> None:
+    recall = make_recall(trace_length=2)
+    recall.observe(episode(steps(AROUND)))
+    recall.update()
+    assert recall.buffer[0].obs[0, 0].tolist() == [[2, 2], [2, 1]]
+
+
+def test_the_support_covers_rare_states_and_holds_each_moving_step_once() -> None:
+    """2,000 steps to and fro and 300 against a wall hide the three that lead away, once."""
+    recall = make_recall(model=BacktrackingConfig(kind="neighbours", support=64))
+    back_and_forth = way(*[(0.0, 0.0), (0.5, 0.0)] * 1000)
+    wall = way(*[(0.5, 0.0)] * 300)
+    away = way((0.5, 0.0), (4.5, 0.0), (8.5, 0.0), (12.5, 0.0))
+    recall.observe(episode(steps(back_and_forth, wall, away)))
+    chosen = recall.evenly(recall.memory.held())
+    assert chosen.obs.shape == (1, 64 + HELD_OUT, 2)
+    moved = (chosen.obs != chosen.next_obs).any(2)
+    assert bool(moved.all())
+    assert chosen.next_obs[0, :, 0].unique().tolist()[-3:] == [4.5, 8.5, 12.5]
+    # More places than steps that may be taken: the rest stand still, which a model of neighbours leaves out.
+    few = recall.memory.held() & (recall.memory.next_cells == recall.cells(torch.tensor([[[12.5, 0.0]]]))[0, 0])
+    assert int((lambda t: (t.obs != t.next_obs).any(2))(recall.evenly(few)).sum()) == 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"traces_from": "record"}, {"model": BacktrackingConfig(kind="network")}, {"model": BacktrackingConfig()}]
+)
+def test_a_search_needs_a_model_that_can_be_searched(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="search='shortest' needs traces from a model of neighbours"):
+        make_recall(**options)
