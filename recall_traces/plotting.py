@@ -23,9 +23,8 @@ from recall_traces.statistics import (
     areas,
     choose_metric,
     interquartile_curve,
-    percentile_interval,
+    median_interval,
     pool,
-    resample,
     steps_to_threshold,
 )
 
@@ -269,10 +268,9 @@ def _outcomes(
         if len(values) < 2:
             continue
         median = float(np.median(values))
-        drawn = resample(strata, 2_000, seed)
-        if drawn is not None:
-            low, high = percentile_interval(np.asarray(np.median(values[drawn], axis=1)))
-            ends = [never if math.isinf(end) else float(end) for end in (low, high)]
+        interval = median_interval(values, strata, seed)
+        if interval is not None:
+            ends = [never if math.isinf(end) else end for end in interval]
             axes.plot(ends, [row + 0.33] * 2, color="black", linewidth=1.6, solid_capstyle="butt", zorder=4)
         place = never if math.isinf(median) else median
         axes.plot([place], [row + 0.33], marker="D", markersize=5, color="black", markerfacecolor="white", zorder=5)

@@ -151,6 +151,20 @@ def interquartile_curve(
     return mean, low, high
 
 
+def median_interval(values: Floats, strata: Integers, seed: int = 0) -> list[float] | None:
+    """95% interval of the median over seeds, as tables, `comparison.json` and pictures show it.
+
+    Args:
+        values: of each seed, `(seeds,)`, infinite where censored.
+        strata: task of each, `(seeds,)`.
+        seed: of the bootstrap.
+
+    Returns:
+        Its ends, or `None` if a task has fewer than two seeds.
+    """
+    return _interval(lambda sample: np.asarray(np.median(sample, axis=-1)), values, strata, seed, RESAMPLES)
+
+
 def _interval(
     statistic: Callable[[Floats], Floats], values: Floats, strata: Integers, seed: int, resamples: int
 ) -> list[float] | None:
@@ -385,7 +399,7 @@ def _describe(tasks: Sequence[Curves], metric: str, threshold: float | None, arm
 
 def _steps(steps: Floats, strata: Integers, seed: int) -> dict[str, Any]:
     median = float(np.median(steps))
-    ends = _interval(lambda sample: np.asarray(np.median(sample, axis=-1)), steps, strata, seed, RESAMPLES)
+    ends = median_interval(steps, strata, seed)
     reached = int(np.isfinite(steps).sum())
     return {
         "median": _number(median),

@@ -2,10 +2,12 @@ import csv
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from recall_traces.curves import COLUMNS, read_curves
-from recall_traces.plotting import _spread, format_steps, plot_comparison
+from recall_traces.plotting import _outcomes, _spread, format_steps, plot_comparison
+from recall_traces.statistics import compare_arms
 
 
 def write(folder, arms, seeds=3, evaluations=6, success=True, reach=lambda arm, seed: 2 + arm):
@@ -102,3 +104,17 @@ def test_dots_of_one_place_do_not_hide_each_other():
     assert len(set(offsets[:3])) == 3
     assert offsets[3] == 0
     assert np.abs(_spread(np.zeros(64), width=1.0)).max() <= 0.22 + 1e-9
+
+
+def test_the_bar_of_the_median_ends_where_the_table_says(tmp_path):
+    # Medians of such seeds have many values, so that 2,000 and 10,000 resamples end at different ones.
+    reach = np.random.default_rng(4).integers(2, 97, size=(4, 8)).tolist()
+    folder = write(
+        tmp_path / "run", [f"arm-{k}" for k in range(4)], seeds=8, evaluations=100, reach=lambda arm, seed: reach[arm][seed]
+    )
+    tasks = read_curves(folder)
+    axes = Figure().subplots()
+    _outcomes(axes, tasks, "success", 0.9, dict.fromkeys(tasks[0].arms, "black"), 0)
+    drawn = {round(line.get_ydata()[0]): line.get_xdata().tolist() for line in axes.lines if line.get_linewidth() == 1.6}
+    table = compare_arms(tasks)["arms"].values()
+    assert drawn == {row: found["steps_to_threshold"]["interval"] for row, found in enumerate(table)}
