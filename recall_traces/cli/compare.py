@@ -13,7 +13,7 @@ from rich.table import Table
 from recall_traces.cli.errors import RunError, describe
 from recall_traces.cli.experiment import Outcome, choose_device, rehearse, run_arms
 from recall_traces.cli.folder import open_folder
-from recall_traces.cli.options import CompareOptions, configuration
+from recall_traces.cli.options import CompareOptions
 from recall_traces.cli.resolve import parse_run
 from recall_traces.curves import read_curves
 from recall_traces.plotting import format_steps, plot_comparison
@@ -44,8 +44,7 @@ def main(argv: Sequence[str]) -> Outcome:
     arms = list(dict.fromkeys(options.arms))
     device = choose_device(options.device)
     rehearse(options, options.env_id, arms, device)
-    settings = configuration(options, device)
-    folder = open_folder(options, options.env_id, settings, ["compare", *argv], go_on=True)
+    folder = open_folder(options, options.env_id, device, ["compare", *argv], go_on=True)
     if not options.quiet:
         size = f"{options.seeds} seeds, {format_steps(options.steps)} steps each"
         print(f"{options.env_id}, {size}, into {folder.path}", flush=True)

@@ -181,3 +181,14 @@ def configuration(options: TrainOptions | CompareOptions, device: str) -> dict[s
         "eval_env": options.eval_env_keywords,
         **{name: dataclasses.asdict(config) for name, config in parts.items()},
     }
+
+
+def default_configuration(options: TrainOptions | CompareOptions, device: str) -> dict[str, Any]:
+    """What a record means that lacks a field: the same as `configuration`, with the default of every dataclass.
+
+    A record keeps resolved numbers, so that what a preset chose is in it; a field that it lacks did not exist.
+    """
+    groups = ("agent", "recall", "sil", "bonus", "per", "goal_gan", "env", "eval_env")
+    parts = {name: getattr(options, name) for name in groups}
+    plain = {name: type(config)() for name, config in parts.items() if dataclasses.is_dataclass(config)}
+    return configuration(dataclasses.replace(options, **plain), device)

@@ -123,3 +123,18 @@ def test_compare_goes_on_with_more_arms_but_not_with_another_configuration(place
         assert "--overwrite" in line
     assert call(f"{command} --env.slip 0.5 --overwrite") == 0
     assert {row["arm"] for row in rows(place / "run")} == {"none"}
+
+
+def test_a_run_recorded_before_a_field_existed_goes_on(place, capsys, monkeypatch):
+    monkeypatch.setattr(compare, "summarize", lambda folder: {})  # which takes longer than these runs
+    command = f"compare FourRooms-7 --arms none {TINY} --out run --quiet"
+    assert call(command) == 0
+    old = record(place / "run")
+    for group, name in (("recall", "trace_length"), ("agent", "gae_lambda"), ("env", "slip"), ("eval_env", "slip")):
+        del old["configuration"][group][name]
+    del old["configuration"]["goal_gan"]
+    (place / "run" / "config.json").write_text(json.dumps(old))
+    assert call(command) == 0
+    capsys.readouterr()
+    assert call(f"{command} --recall.trace-length 7") == 2
+    assert "recall.trace_length is 60 there and 7 here" in capsys.readouterr().err
