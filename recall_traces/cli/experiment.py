@@ -137,7 +137,8 @@ def run_arm(options: Options, env_id: str, arm: str, device: str, folder: RunFol
         stack.callback(recorder.tensorboard.close)
         learner.learn(options.steps, recorder)
         learner.save(folder.policy_path(arm))
-        return dict(learner.failures)
+        lost = sorted({*recorder.failures, *learner.failures})
+        return {s: "; ".join(texts[s] for texts in (recorder.failures, learner.failures) if s in texts) for s in lost}
 
 
 class Recorder:
@@ -151,6 +152,8 @@ class Recorder:
         self.began = time.perf_counter()
         self.seconds = dict.fromkeys((*PARTS, "evaluate"), 0.0)
         self.latest = (math.nan, math.nan)
+        self.failures: dict[int, str] = {}
+        """What became of seeds whose evaluation went wrong; their training may be fine."""
 
     def __call__(self, learner: Learner, metrics: dict[str, Any]) -> None:
         """Take note of a rollout."""
@@ -168,6 +171,10 @@ class Recorder:
         began = time.perf_counter()
         found = evaluate(lambda obs, greedy: learner.act(obs, greedy, self.generator), self.env, self.options.seeds)
         self.folder.add_curves(curve_rows(self.arm, learner, found))
+        for s, copy in enumerate(found.broken.tolist()):
+            if copy >= 0 and s not in learner.failures:
+                what = f"evaluation environment {copy} gave a value that is not finite after {learner.env_steps} steps"
+                self.failures.setdefault(s, f"seed {s}: {what}")
         self.seconds["evaluate"] += time.perf_counter() - began
         elapsed = time.perf_counter() - self.began
         timing = (elapsed, self.steps_per_second(learner), *self.seconds.values())

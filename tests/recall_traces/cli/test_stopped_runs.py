@@ -24,6 +24,17 @@ def test_a_seed_with_nan_is_named_and_the_others_finish(place, capsys):
     assert [(row["env_steps"], row["episode_return"]) for row in broken[1:]] == [("1024", ""), ("2048", "")]
 
 
+def test_an_evaluation_with_nan_is_named_and_leaves_a_gap(place, capsys):
+    command = f"train ppo Breaks-v0 {TINY} --agent.n-steps 64 --env.breaks 0 --env.unseen --out run"
+    assert call(command) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "none on Breaks-v0: seed 1: evaluation environment 2 gave a value that is not finite after 1024 steps" in line
+    assert list(record(place / "run")["arms"]["none"]["failures"]) == ["1"]
+    found = {(row["seed"], row["env_steps"]): row for row in rows(place / "run")}
+    assert [found["1", steps]["episode_return"] == "" for steps in ("0", "1024", "2048")] == [False, True, True]
+    assert all(row["greedy_episode_return"] for row in found.values())  # the copy is one of those with sampled actions
+
+
 def test_an_arm_without_any_seed_left_is_a_failure(place, capsys):
     assert call(f"train ppo Breaks-v0 {TINY} --agent.n-steps 64 --env.breaks 8 --out run --quiet") == 1
     captured = capsys.readouterr()
