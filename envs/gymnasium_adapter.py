@@ -24,6 +24,7 @@ from torch import Tensor
 from recall_traces.envs import gymnasium_worker
 from recall_traces.envs.gymnasium_worker import Share, ShareStep
 from recall_traces.envs.interface import Step
+from recall_traces.spaces import observation_wrapper
 
 WORTH_WORKERS = 2e-3
 """Seconds that a step of all copies must take in one process before workers pay for their messages (0.3 ms to 0.6 ms)."""
@@ -242,7 +243,7 @@ def _observed_space(env_id: str, space: gymnasium.Space[Any]) -> gymnasium.Space
         return MultiDiscrete(space.nvec.flatten())
     raise ValueError(
         f"{env_id} observes {space}, which is not supported; it must be Box, Discrete or MultiDiscrete: "
-        "wrap it in gymnasium.wrappers.FlattenObservation"
+        f"{observation_wrapper(space)}"
     )
 
 

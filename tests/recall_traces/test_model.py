@@ -153,7 +153,7 @@ def test_bad_input_is_named() -> None:
         BacktrackingModel(spaces.Box(-1, 1, (2,)), spaces.Discrete(2), config=BacktrackingConfig(kind="table"))
     with pytest.raises(UnsupportedSpaceError, match="FlattenObservation"):
         BacktrackingModel(spaces.MultiBinary(3), spaces.Discrete(2))
-    with pytest.raises(UnsupportedSpaceError, match="RescaleAction"):
+    with pytest.raises(UnsupportedSpaceError, match="TransformAction"):
         BacktrackingModel(spaces.Discrete(3), spaces.Box(-np.inf, np.inf, (1,)))
     model = BacktrackingModel(spaces.Discrete(6), spaces.Discrete(ACTIONS), num_seeds=2)
     with pytest.raises(ValueError, match=r"S = 2, not \(1, 10\)"):
