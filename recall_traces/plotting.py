@@ -22,6 +22,7 @@ from recall_traces.statistics import (
     all_arms,
     areas,
     choose_metric,
+    incomplete_seeds,
     interquartile_curve,
     median_interval,
     pool,
@@ -126,8 +127,13 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _seeds(count: int) -> str:
-    return "1 seed" if count == 1 else f"{count} seeds"
+def _named(tasks: Sequence[Curves], metric: str, arm: str) -> str:
+    """An arm with its number of seeds, and how many of them stopped before the rest."""
+    found = [task for task in tasks if arm in task.seeds]
+    count = sum(len(task.seeds[arm]) for task in found)
+    stopped = sum(len(incomplete_seeds(task, metric, arm)) for task in found)
+    seeds = "1 seed" if count == 1 else f"{count} seeds"
+    return f"{_plain(arm)} ({seeds}, {stopped} stopped)" if stopped else f"{_plain(arm)} ({seeds})"
 
 
 def format_steps(steps: float, _position: int | None = None) -> str:
@@ -175,7 +181,7 @@ def _overlay(
     for number, (arm, colour) in enumerate(colours.items()):
         style = STYLES[number % len(STYLES)]
         _draw_arm(axes, tasks, metric, arm, colour, style, seed)
-        axes.plot([], [], color=colour, linewidth=2, linestyle=style, label=f"{_plain(arm)} ({_seeds(_count(tasks, arm))})")
+        axes.plot([], [], color=colour, linewidth=2, linestyle=style, label=_named(tasks, metric, arm))
     if threshold is not None:
         axes.plot([], [], color=GREY, linewidth=1, linestyle=":", label=f"threshold {threshold:g}")
     axes.set_xlim(0, _longest(tasks))
@@ -211,7 +217,7 @@ def _multiples(
                 axes.plot(env_steps, mean, color="#c4c4c4", linewidth=0.8, zorder=0.8)
         _draw_arm(axes, tasks, metric, arm, colour, "-", seed)
         axes.set_xlim(0, _longest(tasks))
-        axes.set_title(f"{_plain(arm)} ({_seeds(_count(tasks, arm))})", fontsize=9.5, loc="left")
+        axes.set_title(_named(tasks, metric, arm), fontsize=9.5, loc="left")
     for axes in grid[len(colours) :]:
         axes.set_visible(False)
 
@@ -219,10 +225,6 @@ def _multiples(
 def _longest(tasks: Sequence[Curves]) -> float:
     """Env steps of the last evaluation of any arm; 1 if that was before the first step."""
     return float(max(int(task.env_steps[-1]) for task in tasks)) or 1.0
-
-
-def _count(tasks: Sequence[Curves], arm: str) -> int:
-    return sum(len(task.seeds.get(arm, ())) for task in tasks)
 
 
 # Outcomes ----------------------------------------------------------------------------------------------------------------

@@ -100,6 +100,10 @@ class RunFolder:
         status = self.record["arms"].get(arm, {}).get("status")
         return status if isinstance(status, str) else None
 
+    def failures(self, arm: str) -> dict[int, str]:
+        """What became of seeds of an arm that broke, as `end_arm` was told."""
+        return {int(seed): text for seed, text in self.record["arms"].get(arm, {}).get("failures", {}).items()}
+
     def begin_arm(self, arm: str) -> None:
         """Remove what an interrupted attempt left of an arm, and note that it runs."""
         for name in (CURVES, TIMINGS):

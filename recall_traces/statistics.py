@@ -151,6 +151,14 @@ def interquartile_curve(
     return mean, low, high
 
 
+def incomplete_seeds(task: Curves, metric: str, arm: str) -> list[int]:
+    """Seeds without a value at the last evaluation that any seed of their arm has: they stopped before the rest."""
+    span = task.span(metric, arm)
+    last = task.env_steps == (span[1] if span else -1)
+    rows = zip(task.seeds[arm], task.values[metric][arm], strict=True)
+    return [seed for seed, curve in rows if not np.isfinite(curve[last]).all()]
+
+
 def median_interval(values: Floats, strata: Integers, seed: int = 0) -> list[float] | None:
     """95% interval of the median over seeds, as tables, `comparison.json` and pictures show it.
 
@@ -368,12 +376,11 @@ def _describe(tasks: Sequence[Curves], metric: str, threshold: float | None, arm
     areas_of, steps_of = [], []
     for task in (task for task in tasks if arm in task.seeds):
         span, curve = task.span(metric, arm), task.values[metric][arm]
-        last = task.env_steps == (span[1] if span else -1)
         height = areas(task.env_steps, curve, *span) if span else np.full(len(curve), np.nan)
         areas_of.append(height)
         of_tasks[task.task] = {
             "seeds": list(task.seeds[arm]),
-            "incomplete_seeds": [s for s, row in zip(task.seeds[arm], curve, strict=True) if not np.isfinite(row[last]).all()],
+            "incomplete_seeds": incomplete_seeds(task, metric, arm),
             "env_steps": list(span) if span else None,
             "area": _numbers(height),
         }

@@ -109,6 +109,12 @@ def print_table(comparison: Mapping[str, Any]) -> None:
     console.print(table, soft_wrap=False)
     meaning = "95% intervals in parentheses; area: mean height of the curve"
     console.print(meaning if comparison["threshold"] is None else f"{meaning}; better: fewer steps")
+    for arm, found in arms.items():
+        stopped = sum(len(task["incomplete_seeds"]) for task in found["tasks"].values())
+        if stopped:
+            console.print(
+                escape(f"{arm}: {stopped} of {found['seeds']} seeds stopped early, and keep their last value")
+            )
 
 
 def _steps(steps: Mapping[str, Any]) -> str:

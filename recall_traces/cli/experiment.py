@@ -98,12 +98,13 @@ def run_arms(options: Options, env_id: str, arms: Sequence[str], device: str, fo
             for arm in arms:
                 if folder.status(arm) == FINISHED:
                     reporter.say(f"{arm}: finished before")
-                    continue
-                folder.begin_arm(arm)
-                reporter.begin(arm)
-                began = time.perf_counter()
-                failures = run_arm(options, env_id, arm, device, folder, reporter)
-                folder.end_arm(arm, FINISHED, seconds=round(time.perf_counter() - began, 3), failures=failures)
+                    failures = folder.failures(arm)
+                else:
+                    folder.begin_arm(arm)
+                    reporter.begin(arm)
+                    began = time.perf_counter()
+                    failures = run_arm(options, env_id, arm, device, folder, reporter)
+                    folder.end_arm(arm, FINISHED, seconds=round(time.perf_counter() - began, 3), failures=failures)
                 if failures:
                     everyone = len(failures) == options.seeds
                     lost = "; ".join(text for _, text in sorted(failures.items()))

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from recall_traces.curves import COLUMNS, read_curves
-from recall_traces.plotting import _outcomes, _spread, format_steps, plot_comparison
+from recall_traces.plotting import _named, _outcomes, _overlay, _spread, format_steps, plot_comparison
 from recall_traces.statistics import compare_arms
 
 
@@ -118,3 +118,16 @@ def test_the_bar_of_the_median_ends_where_the_table_says(tmp_path):
     drawn = {round(line.get_ydata()[0]): line.get_xdata().tolist() for line in axes.lines if line.get_linewidth() == 1.6}
     table = compare_arms(tasks)["arms"].values()
     assert drawn == {row: found["steps_to_threshold"]["interval"] for row, found in enumerate(table)}
+
+
+def test_a_seed_that_stopped_is_counted_beside_the_arm(tmp_path):
+    folder = write(tmp_path / "run", ["none", "re$call"], reach=lambda arm, seed: 99)
+    lines = (folder / "curves.csv").read_text().splitlines()
+    stopped = [",".join([*line.split(",")[:3], "", "", "", ""]) if line.startswith("none,2,10240") else line for line in lines]
+    (folder / "curves.csv").write_text("\n".join(stopped) + "\n")
+    tasks = read_curves(folder)
+    assert [_named(tasks, "success", arm) for arm in tasks[0].arms] == ["none (3 seeds, 1 stopped)", r"re\$call (3 seeds)"]
+    assert _named(read_curves(write(tmp_path / "one", ["none"], seeds=1)), "success", "none") == "none (1 seed)"
+    axes = Figure().subplots()
+    _overlay(axes, tasks, "success", None, dict.fromkeys(tasks[0].arms, "black"), 0)
+    assert "none (3 seeds, 1 stopped)" in axes.get_legend_handles_labels()[1]

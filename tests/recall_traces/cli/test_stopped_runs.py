@@ -149,3 +149,15 @@ def test_a_run_recorded_before_a_field_existed_goes_on(place, capsys, monkeypatc
     capsys.readouterr()
     assert call(f"{command} --recall.trace-length 7") == 2
     assert "recall.trace_length is 60 there and 7 here" in capsys.readouterr().err
+
+
+def test_a_broken_seed_is_told_again_when_the_run_goes_on(place, capsys):
+    command = f"compare Breaks-v0 --arms none {TINY} --agent.n-steps 64 --agent.batch-size 64 --out run"
+    told = []
+    for _ in range(2):
+        assert call(command) == 0
+        captured = capsys.readouterr()
+        told.append(captured.err)
+        assert "none: 1 of 2 seeds stopped early" in captured.out
+    assert "none on Breaks-v0: seed 1: environment 0 gave a value that is not finite at step 560" in told[0]
+    assert told[1] == told[0]
