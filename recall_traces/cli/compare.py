@@ -16,7 +16,8 @@ from recall_traces.cli.folder import open_folder
 from recall_traces.cli.options import CompareOptions
 from recall_traces.cli.resolve import parse_run
 from recall_traces.curves import read_curves
-from recall_traces.plotting import format_steps, plot_comparison
+from recall_traces.panels import format_steps
+from recall_traces.plotting import plot_comparison
 from recall_traces.runs import PICTURE, RunFolder
 from recall_traces.statistics import compare_arms
 
@@ -112,9 +113,7 @@ def print_table(comparison: Mapping[str, Any]) -> None:
     for arm, found in arms.items():
         stopped = sum(len(task["incomplete_seeds"]) for task in found["tasks"].values())
         if stopped:
-            console.print(
-                escape(f"{arm}: {stopped} of {found['seeds']} seeds stopped early, and keep their last value")
-            )
+            console.print(escape(f"{arm}: {stopped} of {found['seeds']} seeds stopped early, and keep their last value"))
 
 
 def _steps(steps: Mapping[str, Any]) -> str:

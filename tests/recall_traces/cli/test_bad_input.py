@@ -61,6 +61,7 @@ BAD_INPUT = [
     ("train ppo PointMass-2 --arm goal-gan --goal-gan.goal-nose 2", ["--goal-gan.goal-nose", "--goal-gan.goal-noise"]),
     ("plot", ["plot runs/x"]),
     ("plot nowhere", ["nowhere"]),
+    ("plot nowhere --out x.jpg", ["x.jpg", ".png, .pdf, .svg"]),
     ("plot nowhere --metric sucess", ["'sucess'", "success"]),
     ("plot nowhere --thresh 1", ["--thresh", "--threshold"]),
     ("list arms", ["'arms'"]),
