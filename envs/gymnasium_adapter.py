@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import os
 import pickle
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from numpy.typing import NDArray
 from torch import Tensor
@@ -104,6 +105,10 @@ class GymnasiumVectorEnv:
         except Exception as error:  # an environment's constructor raises whatever it likes
             given = f" with {', '.join(f'{name}={value!r}' for name, value in options.items())}" if options else ""
             message = " ".join(str(error).split())
+            valid = _keywords(env_id)
+            unknown = [name for name in options if valid and name not in valid]
+            if unknown:
+                raise ValueError(f"{env_id} has no option {unknown[0]!r}; valid options: {', '.join(valid)}") from error
             raise ValueError(f"{env_id} cannot be built{given}: {type(error).__name__}: {message}") from error
         self.observation_space: gymnasium.Space[Any] = _observed_space(env_id, probe.observation_space)
         self.action_space: gymnasium.Space[Any] = _acted_space(env_id, probe.action_space)
@@ -227,6 +232,17 @@ def _can_travel(spec: EnvSpec, options: dict[str, Any]) -> bool:
     except Exception:  # pickle raises whatever the object at hand raises
         return False
     return True
+
+
+def _keywords(env_id: str) -> list[str]:
+    """What the constructor of an environment takes; nothing where it takes anything or cannot be asked."""
+    try:
+        entry_point = gymnasium.spec(env_id).entry_point
+        creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+        parameters = inspect.signature(creator).parameters.values() if creator is not None else ()
+    except Exception:  # an entry point runs whatever it likes
+        return []
+    return [] if any(p.kind is p.VAR_KEYWORD for p in parameters) else [p.name for p in parameters]
 
 
 def _observed_space(env_id: str, space: gymnasium.Space[Any]) -> gymnasium.Space[Any]:

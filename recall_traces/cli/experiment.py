@@ -18,7 +18,7 @@ import recall_traces.envs as envs
 from recall_traces.agents.arms import make_learner
 from recall_traces.agents.evaluation import Evaluation, evaluate
 from recall_traces.agents.learner import Learner
-from recall_traces.agents.replay import check_memory
+from recall_traces.agents.replay import available_bytes, check_memory, replay_bytes
 from recall_traces.cli.errors import UsageError, describe, one_line
 from recall_traces.cli.options import CompareOptions, TrainOptions, replays
 from recall_traces.cli.progress import Reporter, Status
@@ -70,11 +70,12 @@ def rehearse(options: Options, env_id: str, arms: Sequence[str], device: str) ->
         try:
             if replays(options.agent):
                 observations, actions = check_observation_space(env.observation_space), check_action_space(env.action_space)
-                replay_bytes = check_memory(observations, actions, options.seeds, options.agent.buffer_size, env.device)
+                replay_size = check_memory(observations, actions, options.seeds, options.agent.buffer_size, env.device)
                 if not options.quiet:
-                    print(f"the replay takes {replay_bytes / 2**20:,.0f} MiB when it is full", flush=True)
+                    print(f"the replay takes {replay_size / 2**20:,.0f} MiB when it is full", flush=True)
             for arm in arms:
-                make_learner(options.learner, arm, env, options.agent, options.arm_configs, seed=options.seed)
+                one = make_learner(options.learner, arm, env, options.agent, options.arm_configs, seed=options.seed)
+                check_size(options, arm, one)
         finally:
             _close(env)
         if options.eval_env_keywords != options.env_keywords:
@@ -85,6 +86,30 @@ def rehearse(options: Options, env_id: str, arms: Sequence[str], device: str) ->
                 raise ValueError(f"--eval-env gives {env_id} other observations or actions than it is trained with")
     except (ValueError, TypeError) as error:
         raise UsageError(one_line(error)) from error
+
+
+def check_size(options: Options, arm: str, one: Learner) -> None:
+    """Refuse more seeds and environments than can fit, by what weights and remembered steps alone need.
+
+    Args:
+        options: How many there are to be.
+        arm: What they are to do.
+        one: A learner of one seed.
+
+    Raises:
+        ValueError: more than is free.
+    """
+    steps = options.agent.n_steps * options.num_envs
+    steps += options.recall.memory_size if "recall" in arm or "own" in arm else 0
+    observations, actions = check_observation_space(one.env.observation_space), check_action_space(one.env.action_space)
+    weights = sum(4 * optimizer.values.nbytes for optimizer in one.optimizers)  # with gradients and two moments
+    needed = options.seeds * (weights + replay_bytes(observations, actions, 1, steps))
+    free = available_bytes(one.device)
+    if needed > free:
+        raise ValueError(
+            f"--seeds {options.seeds} with --num-envs {options.num_envs} do not fit: {arm} needs at least "
+            f"{needed / 2**30:,.1f} GiB, {free / 2**30:,.1f} GiB are free on {one.device}"
+        )
 
 
 def run_arms(options: Options, env_id: str, arms: Sequence[str], device: str, folder: RunFolder) -> Outcome:

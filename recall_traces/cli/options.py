@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -156,11 +155,10 @@ def check_agent(agent: str) -> None:
     """Refuse an unknown learner.
 
     Raises:
-        ValueError: names the nearest.
+        ValueError: names those there are.
     """
     if agent not in AGENTS:
-        nearest = difflib.get_close_matches(agent, AGENTS, n=3, cutoff=0.3) or list(AGENTS)
-        raise ValueError(f"unknown agent {agent!r}; the nearest: {', '.join(nearest)}")
+        raise ValueError(f"unknown agent {agent!r}; there are {', '.join(AGENTS)}")
 
 
 def replays(config: Any) -> bool:
