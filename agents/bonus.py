@@ -9,6 +9,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from recall_traces.cells import Cells
+from recall_traces.checks import check_not_negative, check_positive, check_units, check_whole
 from recall_traces.data import Transitions
 from recall_traces.fleet import FleetAdam, FleetMLP, backward
 from recall_traces.normalization import RunningNormalizer
@@ -42,11 +43,10 @@ class BonusConfig:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
-        for name in ("features", "learning_rate", "updates", "batch_size", "cell_bins"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        if not self.coefficient >= 0:
-            raise ValueError(f"coefficient must not be negative, not {self.coefficient}")
+        check_whole(self, "features", "updates", "batch_size", "cell_bins")
+        check_positive(self, "learning_rate")
+        check_not_negative(self, "coefficient")
+        check_units(self, "hidden")
 
 
 class VisitBonus:

@@ -19,6 +19,7 @@ from torch import Tensor
 from recall_traces.agents.learner import Learner
 from recall_traces.agents.networks import Policy
 from recall_traces.agents.seams import Bonus, Imitation, NoBonus, NoImitation
+from recall_traces.checks import check_not_negative, check_positive, check_share, check_units, check_whole
 from recall_traces.data import Transitions
 from recall_traces.envs.interface import VectorEnv
 from recall_traces.fleet import ACTIVATIONS, FleetAdam, FleetMLP, backward, clip_scale
@@ -65,22 +66,15 @@ class PPOConfig:
     """Divide rewards by the running standard deviation of the discounted return."""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "n_steps", "batch_size", "n_epochs", "clip_range", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("n_steps", "batch_size", "n_epochs"):
-            if not isinstance(getattr(self, name), int):
-                raise ValueError(f"{name} must be a whole number, not {getattr(self, name)}")
-        for name in ("ent_coef", "vf_coef"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        if self.target_kl is not None and not self.target_kl > 0:
-            raise ValueError(f"target_kl must be positive or None, not {self.target_kl}")
-        if any(units < 1 for units in self.net_arch):
-            raise ValueError(f"net_arch must hold positive numbers of units, not {self.net_arch}")
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
+        check_whole(self, "n_steps", "batch_size", "n_epochs")
+        check_positive(self, "learning_rate", "clip_range")
+        if not self.max_grad_norm > 0:  # infinity is no limit
+            raise ValueError(f"max_grad_norm must be positive, not {self.max_grad_norm}")
+        check_not_negative(self, "ent_coef", "vf_coef")
+        if self.target_kl is not None:
+            check_positive(self, "target_kl")
+        check_units(self, "net_arch")
+        check_share(self, "gamma", "gae_lambda")
         for name, known in (("activation", list(ACTIVATIONS)), ("learning_rate_schedule", ["constant", "linear"])):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")

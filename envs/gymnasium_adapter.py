@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import os
 import pickle
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from numpy.typing import NDArray
 from torch import Tensor
@@ -24,6 +25,7 @@ from torch import Tensor
 from recall_traces.envs import gymnasium_worker
 from recall_traces.envs.gymnasium_worker import Share, ShareStep
 from recall_traces.envs.interface import Step
+from recall_traces.spaces import observation_wrapper
 
 WORTH_WORKERS = 2e-3
 """Seconds that a step of all copies must take in one process before workers pay for their messages (0.3 ms to 0.6 ms)."""
@@ -103,6 +105,10 @@ class GymnasiumVectorEnv:
         except Exception as error:  # an environment's constructor raises whatever it likes
             given = f" with {', '.join(f'{name}={value!r}' for name, value in options.items())}" if options else ""
             message = " ".join(str(error).split())
+            valid = _keywords(env_id)
+            unknown = [name for name in options if valid and name not in valid]
+            if unknown:
+                raise ValueError(f"{env_id} has no option {unknown[0]!r}; valid options: {', '.join(valid)}") from error
             raise ValueError(f"{env_id} cannot be built{given}: {type(error).__name__}: {message}") from error
         self.observation_space: gymnasium.Space[Any] = _observed_space(env_id, probe.observation_space)
         self.action_space: gymnasium.Space[Any] = _acted_space(env_id, probe.action_space)
@@ -228,6 +234,17 @@ def _can_travel(spec: EnvSpec, options: dict[str, Any]) -> bool:
     return True
 
 
+def _keywords(env_id: str) -> list[str]:
+    """What the constructor of an environment takes; nothing where it takes anything or cannot be asked."""
+    try:
+        entry_point = gymnasium.spec(env_id).entry_point
+        creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+        parameters = inspect.signature(creator).parameters.values() if creator is not None else ()
+    except Exception:  # an entry point runs whatever it likes
+        return []
+    return [] if any(p.kind is p.VAR_KEYWORD for p in parameters) else [p.name for p in parameters]
+
+
 def _observed_space(env_id: str, space: gymnasium.Space[Any]) -> gymnasium.Space[Any]:
     """The space of one copy's observations as learners see them."""
     if isinstance(space, Box):
@@ -242,7 +259,7 @@ def _observed_space(env_id: str, space: gymnasium.Space[Any]) -> gymnasium.Space
         return MultiDiscrete(space.nvec.flatten())
     raise ValueError(
         f"{env_id} observes {space}, which is not supported; it must be Box, Discrete or MultiDiscrete: "
-        "wrap it in gymnasium.wrappers.FlattenObservation"
+        f"{observation_wrapper(space)}"
     )
 
 

@@ -174,6 +174,8 @@ def _gymnasium_id(env_id: str) -> str:
     ours = [pattern.replace("<n>", number.group() if number else "<n>") for pattern in _FAMILIES]
     theirs = [known for known in gymnasium.registry if known.rpartition("/")[0] not in ("phys2d", "tabular", "recall_traces")]
     near = _nearest(name, [*ours, *theirs])
+    module = env_id[: len(env_id) - len(name)] if ":" in env_id else ""  # which is what one has to name again
+    near = [f"{module}{known}" for known in near]
     hint = f"the nearest are {', '.join(near)}" if near else f"valid are {', '.join(_FAMILIES)} and Gymnasium's ids"
     raise ValueError(f"unknown environment {env_id!r}; {hint}")
 

@@ -76,7 +76,7 @@ def read_curves(*paths: str | Path, prefix_clashes: bool = False) -> list[Curves
 
     Args:
         paths: files or folders.
-        prefix_clashes: if several files have an arm of the same name, call it `folder/arm` in each of them. Logs in
+        prefix_clashes: if several files have an arm of the same name on one task, call it `folder/arm` in each of them. Logs in
             numbered folders side by side are seeds of one arm, and do not clash.
 
     Raises:
@@ -92,12 +92,15 @@ def read_curves(*paths: str | Path, prefix_clashes: bool = False) -> list[Curves
     if prefix_clashes:
         folders = [file.parent if isinstance(file, Path) else file[0].parent.parent for file in files]
         names = _short_names(folders)
-        places: dict[str, set[Path]] = {}
+        places: dict[tuple[str, str], set[Path]] = {}
         for file, folder, part in zip(files, folders, rows, strict=True):
             for row in part:
-                places.setdefault(row.arm, set()).add(file if isinstance(file, Path) else folder)
+                places.setdefault((row.task, row.arm), set()).add(file if isinstance(file, Path) else folder)
         rows = [
-            [_Row(r.task, f"{name}/{r.arm}" if len(places[r.arm]) > 1 else r.arm, r.seed, r.env_steps, r.values) for r in part]
+            [
+                _Row(r.task, f"{name}/{r.arm}" if len(places[r.task, r.arm]) > 1 else r.arm, r.seed, r.env_steps, r.values)
+                for r in part
+            ]
             for name, part in zip(names, rows, strict=True)
         ]
     everything = [row for part in rows for row in part]

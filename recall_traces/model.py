@@ -11,6 +11,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from recall_traces.checks import check_positive, check_units, check_whole
 from recall_traces.data import Traces, Transitions
 from recall_traces.neighbours import NeighbourModel
 from recall_traces.network import NetworkModel
@@ -49,9 +50,9 @@ class BacktrackingConfig:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {self.kind!r}")
-        for name in ("learning_rate", "batch_size", "components", "support", "neighbours", "bandwidth"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"the model's {name} must be positive, not {getattr(self, name)}")
+        check_whole(self, "batch_size", "components", "support", "neighbours", of="the model's ")
+        check_positive(self, "learning_rate", "bandwidth", of="the model's ")
+        check_units(self, "hidden", of="the model's ")
 
 
 class BacktrackingModel:

@@ -2,7 +2,7 @@
 
 The left side shows the interquartile mean of every arm with its 95% interval and every seed as a faint line: all arms in one
 panel while they are few, else one panel for each. The right side shows what each seed of each arm came to: its steps to
-the threshold, or the mean height of its curve where there is no threshold.
+the threshold, or the mean height of its curve where there is no threshold. Several tasks are pooled, or have a row each.
 """
 
 from __future__ import annotations
@@ -10,98 +10,119 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from matplotlib.axes import Axes
+import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.figure import Figure, SubFigure
 
-from recall_traces.curves import Curves, Floats, Integers, read_curves
-from recall_traces.statistics import (
-    all_arms,
-    areas,
-    choose_metric,
-    interquartile_curve,
-    percentile_interval,
-    pool,
-    resample,
-    steps_to_threshold,
+from recall_traces.curves import Curves, read_curves
+from recall_traces.panels import (
+    COLOURS,
+    CURVES_TITLE,
+    OVERLAY,
+    STEPS_LABEL,
+    STYLES,
+    Look,
+    metric_label,
+    multiples,
+    outcomes,
+    overlay,
+    plain,
 )
+from recall_traces.statistics import all_arms, choose_metric
 
-STEPS_LABEL = "environment steps of one seed (evaluation not counted)"
-CURVES_TITLE = "interquartile mean over seeds, 95% interval; thin: each seed"
-OUTCOMES_TITLE = "dots: seeds; diamond and bar: median, 95% interval"
-METRIC_LABELS = {
-    "success": "success rate",
-    "episode_return": "episode return",
-    "greedy_success": "success rate, greedy actions",
-    "greedy_episode_return": "episode return, greedy actions",
-}
-# Okabe and Ito's palette, which colour-blind readers can tell apart, without its yellow: too pale for a line on paper.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-Style = str | tuple[int, tuple[float, ...]]
-STYLES: tuple[Style, ...] = (
-    "-",
-    (0, (5, 1.5)),
-    (0, (1.5, 1)),
-    (0, (6, 1.5, 1.5, 1.5)),
-    (0, (9, 2)),
-)
-OVERLAY = 5  # more arms than that in one panel hide each other
-GREY = "#767676"
-TICK_STEPS = (1, 2, 2.5, 5, 10)
+FORMATS: dict[str, dict[str, Any]] = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+"""Of pictures, by suffix, with what keeps clock and version out of the file."""
 
 
 def plot_comparison(
     curves: Curves | Sequence[Curves] | str | Path | Sequence[str | Path],
-    out_png: str | Path,
+    out: str | Path,
     *,
     metric: str = "success",
     threshold: float | None = None,
     title: str | None = None,
     seed: int = 0,
+    by_task: bool = False,
 ) -> Path:
     """Draw learning curves and what each seed came to.
 
     Args:
-        curves: of one task or several (pooled), or the files or folders to read them from.
-        out_png: where the picture goes; folders on the way are made.
+        curves: of one task or several, or the files or folders to read them from.
+        out: where the picture goes, a png, pdf or svg by its suffix; folders on the way are made.
         metric: a column of `curves.csv`; where some task knows no success, the return takes its place.
         threshold: `None` is 0.9 for success and none for returns.
-        title: by default the names of the tasks.
+        title: by default the names of the tasks, unless each has a row.
         seed: of the bootstrap.
+        by_task: give each task a row of its own instead of pooling the seeds of all.
 
     Returns:
         The path of the picture.
 
     Raises:
-        ValueError: there is nothing to draw, or what was read is no table of curves.
+        ValueError: there is nothing to draw, what was read is no table of curves, or the suffix is none of those.
     """
+    out = Path(out)
+    form = check_suffix(out)
     tasks = _load(curves)
-    metric, threshold = choose_metric(tasks, metric, threshold)
-    arms = all_arms(tasks)
-    colours = {arm: COLOURS[number % len(COLOURS)] for number, arm in enumerate(arms)}
-    columns = 1 if len(arms) <= OVERLAY else 2 if len(arms) <= 2 * OVERLAY else 3
-    rows = 1 if columns == 1 else math.ceil(len(arms) / columns)
-    height = max(4.6, 1.6 * rows + 1.4, 0.45 * len(arms) + 1.8)
-    figure = Figure(figsize=(12 if columns < 3 else 15, height), layout="constrained")
+    looks = {arm: (COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]) for number, arm in enumerate(all_arms(tasks))}
+    rows = [[task] for task in tasks] if by_task else [tasks]
+    sizes = [_size(len(all_arms(row))) for row in rows]
+    heights = [height for _, height in sizes]
+    figure = Figure(figsize=(max(width for width, _ in sizes), sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(_plain(title or _title(tasks)), fontsize=13)
-    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.2, 1) if columns < 3 else (1.6, 1))[0]
+    if title or len(rows) == 1:
+        figure.suptitle(plain(title or _title(tasks)), fontsize=13)
+    places = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for place, row in zip(places, rows, strict=True):
+        if len(rows) > 1:
+            place.suptitle(plain(row[0].task), fontsize=12)
+        of_row = {arm: looks[arm] for arm in all_arms(row)}
+        _draw_row(place, row, *choose_metric(row if by_task else tasks, metric, threshold), of_row, seed)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context({"svg.hashsalt": "recall-traces"}):  # or the names in the file are random
+        figure.savefig(out, dpi=150, format=form, metadata=FORMATS[form])
+    return out
+
+
+def check_suffix(out: Path) -> str:
+    """The format that a file's name asks for.
+
+    Raises:
+        ValueError: it is none that pictures have.
+    """
+    form = out.suffix[1:].lower()
+    if form not in FORMATS:
+        raise ValueError(f"{out} is no name of a picture; it must end in {', '.join(f'.{known}' for known in FORMATS)}")
+    return form
+
+
+def _columns(arms: int) -> int:
+    return 1 if arms <= OVERLAY else 2 if arms <= 2 * OVERLAY else 3
+
+
+def _size(arms: int) -> tuple[float, float]:
+    """Inches of a row with so many arms."""
+    columns = _columns(arms)
+    rows = 1 if columns == 1 else math.ceil(arms / columns)
+    return 12 if columns < 3 else 15, max(4.6, 1.6 * rows + 1.4, 0.45 * arms + 1.8)
+
+
+def _draw_row(
+    place: SubFigure, tasks: Sequence[Curves], metric: str, threshold: float | None, looks: dict[str, Look], seed: int
+) -> None:
+    columns = _columns(len(looks))
+    left, right = place.subfigures(1, 2, squeeze=False, width_ratios=(1.2, 1) if columns < 3 else (1.6, 1))[0]
     if columns == 1:
-        _overlay(left.subplots(), tasks, metric, threshold, colours, seed)
+        overlay(left.subplots(), tasks, metric, threshold, looks, seed)
     else:
-        grid = left.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        _multiples(grid.reshape(-1).tolist(), tasks, metric, threshold, colours, seed)
+        grid = left.subplots(math.ceil(len(looks) / columns), columns, sharex=True, sharey=True, squeeze=False)
+        multiples(grid.reshape(-1).tolist(), columns, tasks, metric, threshold, looks, seed)
         left.suptitle(f"{CURVES_TITLE}; grey: other arms", fontsize=10)
         left.supxlabel(STEPS_LABEL, fontsize=10)
-        left.supylabel(_metric_label(metric), fontsize=10)
-    _outcomes(right.subplots(), tasks, metric, threshold, colours, seed)
-    out = Path(out_png)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=150, format="png", metadata={"Software": None})
-    return out
+        left.supylabel(metric_label(metric), fontsize=10)
+    outcomes(right.subplots(), tasks, metric, threshold, looks, seed)
 
 
 def _load(curves: Curves | Sequence[Curves] | str | Path | Sequence[str | Path]) -> list[Curves]:
@@ -116,202 +137,3 @@ def _load(curves: Curves | Sequence[Curves] | str | Path | Sequence[str | Path])
 def _title(tasks: Sequence[Curves]) -> str:
     names = list(dict.fromkeys(task.task for task in tasks))
     return ", ".join(names) if len(names) <= 3 else f"{len(names)} tasks: {names[0]} … {names[-1]}"
-
-
-def _metric_label(metric: str) -> str:
-    return METRIC_LABELS.get(metric, metric)
-
-
-def _plain(text: str) -> str:
-    """The same text with its dollar signs drawn as such, where matplotlib would begin a formula."""
-    return text.replace("$", r"\$")
-
-
-def _seeds(count: int) -> str:
-    return "1 seed" if count == 1 else f"{count} seeds"
-
-
-def format_steps(steps: float, _position: int | None = None) -> str:
-    """Env steps as people write them: 500, 25k, 1.5M."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(steps) >= size:
-            return f"{steps / size:.4g}{unit}"
-    return f"{steps:.4g}"
-
-
-# Curves ------------------------------------------------------------------------------------------------------------------
-
-
-def _draw_arm(axes: Axes, tasks: Sequence[Curves], metric: str, arm: str, colour: str, style: Style, seed: int) -> None:
-    env_steps, values, strata = pool(tasks, metric, arm)
-    if not env_steps.size:
-        return
-    for curve in values:
-        known = np.isfinite(curve)
-        axes.plot(env_steps[known], curve[known], color=colour, linewidth=0.6, alpha=0.6 / math.sqrt(len(values)), zorder=1)
-    mean, low, high = interquartile_curve(values, strata, seed=seed)
-    marker = "o" if env_steps.size == 1 else None
-    axes.fill_between(env_steps, low, high, where=np.isfinite(low), color=colour, alpha=0.14, linewidth=0, zorder=2)
-    for end in (low, high):
-        axes.plot(env_steps, end, color=colour, linewidth=0.9, alpha=0.55, zorder=2)
-    axes.plot(env_steps, mean, color=colour, linewidth=2, linestyle=style, marker=marker, zorder=3)
-
-
-def _dress(axes: Axes, metric: str, threshold: float | None) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=TICK_STEPS))
-    axes.xaxis.set_major_formatter(FuncFormatter(format_steps))
-    if metric.endswith("success"):
-        axes.set_ylim(-0.03, 1.05)
-    if threshold is not None:
-        axes.axhline(threshold, color=GREY, linewidth=1, linestyle=":", zorder=0.5)
-
-
-def _overlay(
-    axes: Axes, tasks: Sequence[Curves], metric: str, threshold: float | None, colours: dict[str, str], seed: int
-) -> None:
-    _dress(axes, metric, threshold)
-    for number, (arm, colour) in enumerate(colours.items()):
-        style = STYLES[number % len(STYLES)]
-        _draw_arm(axes, tasks, metric, arm, colour, style, seed)
-        axes.plot([], [], color=colour, linewidth=2, linestyle=style, label=f"{_plain(arm)} ({_seeds(_count(tasks, arm))})")
-    if threshold is not None:
-        axes.plot([], [], color=GREY, linewidth=1, linestyle=":", label=f"threshold {threshold:g}")
-    axes.set_xlim(0, _longest(tasks))
-    axes.set_xlabel(STEPS_LABEL)
-    axes.set_ylabel(_metric_label(metric))
-    axes.set_title(f"learning curves\n{CURVES_TITLE}", fontsize=10)
-    axes.legend(
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.14),
-        ncols=min(3, len(colours) + 1),
-        frameon=False,
-        fontsize=9,
-        handlelength=3,
-    )
-
-
-def _multiples(
-    grid: list[Axes],
-    tasks: Sequence[Curves],
-    metric: str,
-    threshold: float | None,
-    colours: dict[str, str],
-    seed: int,
-) -> None:
-    means: dict[str, tuple[Integers, Floats]] = {}
-    for arm in colours:
-        env_steps, values, strata = pool(tasks, metric, arm)
-        means[arm] = env_steps, interquartile_curve(values, strata, resamples=1)[0]
-    for axes, (arm, colour) in zip(grid, colours.items(), strict=False):
-        _dress(axes, metric, threshold)
-        for other, (env_steps, mean) in means.items():
-            if other != arm:
-                axes.plot(env_steps, mean, color="#c4c4c4", linewidth=0.8, zorder=0.8)
-        _draw_arm(axes, tasks, metric, arm, colour, "-", seed)
-        axes.set_xlim(0, _longest(tasks))
-        axes.set_title(f"{_plain(arm)} ({_seeds(_count(tasks, arm))})", fontsize=9.5, loc="left")
-    for axes in grid[len(colours) :]:
-        axes.set_visible(False)
-
-
-def _longest(tasks: Sequence[Curves]) -> float:
-    """Env steps of the last evaluation of any arm; 1 if that was before the first step."""
-    return float(max(int(task.env_steps[-1]) for task in tasks)) or 1.0
-
-
-def _count(tasks: Sequence[Curves], arm: str) -> int:
-    return sum(len(task.seeds.get(arm, ())) for task in tasks)
-
-
-# Outcomes ----------------------------------------------------------------------------------------------------------------
-
-
-def _outcomes(
-    axes: Axes, tasks: Sequence[Curves], metric: str, threshold: float | None, colours: dict[str, str], seed: int
-) -> None:
-    """One row for each arm: a dot for each seed, the median with its interval, and a zone for those that never got there."""
-    outcomes = {arm: _outcome(tasks, metric, threshold, arm) for arm in colours}
-    finite = np.concatenate([values[np.isfinite(values)] for values, _ in outcomes.values()])
-    never, zone = math.nan, 0.0
-    if threshold is not None:
-        # The zone lies beyond the longest curve, so that no seed that got there can fall into it.
-        longest = _longest(tasks)
-        left, right = 1.05 * longest, 1.25 * longest
-        never, zone = (left + right) / 2, right - left
-        axes.axvspan(left, right, facecolor="#f0f0f0", edgecolor="#c4c4c4", hatch="///", linewidth=0, zorder=0)
-        axes.set_xlim(0, right)
-        ticks = MaxNLocator(5, steps=TICK_STEPS).tick_values(0, longest)
-        ticks = [tick for tick in ticks if 0 <= tick <= longest]
-        axes.set_xticks([*ticks, never], [*map(format_steps, ticks), "never"])
-        axes.set_xlabel(STEPS_LABEL.replace(" (", "\n("))
-        axes.set_title(f"steps to {_metric_label(metric)} {threshold:g}\n{OUTCOMES_TITLE}", fontsize=10)
-    else:
-        axes.set_xlabel(f"mean {_metric_label(metric)} over the whole curve")
-        axes.set_title(f"area under the curve\n{OUTCOMES_TITLE}", fontsize=10)
-        if finite.size:
-            margin = 0.06 * float(np.ptp(finite)) or 1.0
-            axes.set_xlim(finite.min() - margin, finite.max() + margin)
-    labels = []
-    for row, (arm, (values, strata)) in enumerate(outcomes.items()):
-        shown = values.copy()
-        censored = np.flatnonzero(np.isinf(values))
-        # Eight abreast in their zone, where the place along the axis means nothing.
-        shown[censored] = never + zone * 0.1 * (np.arange(len(censored)) % 8 - (min(len(censored), 8) - 1) / 2)
-        width = (axes.get_xlim()[1] - axes.get_xlim()[0]) / 60
-        axes.scatter(shown, row + _spread(shown, width), s=15, color=colours[arm], alpha=0.7, linewidths=0, zorder=3)
-        label = _plain(arm)
-        if threshold is not None:
-            label += f"\n{int(np.isfinite(values).sum())} of {len(values)} got there"
-        labels.append(label)
-        if len(values) < 2:
-            continue
-        median = float(np.median(values))
-        drawn = resample(strata, 2_000, seed)
-        if drawn is not None:
-            low, high = percentile_interval(np.asarray(np.median(values[drawn], axis=1)))
-            ends = [never if math.isinf(end) else float(end) for end in (low, high)]
-            axes.plot(ends, [row + 0.33] * 2, color="black", linewidth=1.6, solid_capstyle="butt", zorder=4)
-        place = never if math.isinf(median) else median
-        axes.plot([place], [row + 0.33], marker="D", markersize=5, color="black", markerfacecolor="white", zorder=5)
-    axes.set_yticks(range(len(labels)), labels, fontsize=9)
-    axes.set_ylim(len(labels) - 0.45, -0.5)
-    for row in range(1, len(labels)):
-        axes.axhline(row - 0.47, color="#e6e6e6", linewidth=0.7, zorder=0)
-    axes.tick_params(axis="y", length=0)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.grid(axis="x", color="#e6e6e6", linewidth=0.7)
-    axes.set_axisbelow(True)
-    if threshold is None:
-        axes.xaxis.set_major_locator(MaxNLocator(5))
-
-
-def _outcome(tasks: Sequence[Curves], metric: str, threshold: float | None, arm: str) -> tuple[Floats, Integers]:
-    """Steps to the threshold, or areas, of all seeds of an arm, and the task of each."""
-    values, strata = [np.zeros(0)], [np.zeros(0, dtype=np.int64)]
-    for number, task in enumerate(tasks):
-        span = task.span(metric, arm) if arm in task.seeds else None
-        if span is None:
-            continue
-        curve = task.values[metric][arm]
-        if threshold is not None:
-            found = steps_to_threshold(task.env_steps, curve, threshold)
-        else:
-            found = areas(task.env_steps, curve, *span)
-            found = found[np.isfinite(found)]
-        values.append(found)
-        strata.append(np.full(len(found), number))
-    return np.concatenate(values), np.concatenate(strata)
-
-
-def _spread(values: Floats, width: float) -> Floats:
-    """Vertical offsets that keep dots nearer than `width` to each other apart: every further one goes to the other side."""
-    levels = np.zeros(len(values), dtype=np.int64)
-    order = np.argsort(values, kind="stable")
-    for place, index in enumerate(order):
-        near = {int(levels[other]) for other in order[:place] if values[index] - values[other] < width}
-        levels[index] = next(level for level in range(len(values)) if level not in near)
-    sides = (levels + 1) // 2 * np.where(levels % 2, 1, -1)
-    return np.asarray(sides * min(0.1, 0.22 / max(1, int(np.abs(sides).max(initial=0)))))

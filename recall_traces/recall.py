@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from recall_traces.cells import Cells
+from recall_traces.checks import check_not_negative, check_share, check_whole
 from recall_traces.data import Traces, Transitions
 from recall_traces.draws import draw, gumbel
 from recall_traces.memory import Memory
@@ -94,15 +95,13 @@ class RecallConfig:
             "candidates",
             "search_length",
         )
-        for name in (*at_least_one, "update_every", "top_states", "cell_bins", "memory_size", "recent_episodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("imitation_coefficient", "imitation_updates", "imitation_ratio", "model_updates", "novelty_power"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        for name in ("novelty_floor", "novelty_ceiling", "top_fraction", "imagined_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
+        check_whole(self, *at_least_one, "update_every", "top_states", "cell_bins", "memory_size", "recent_episodes")
+        check_whole(self, "imitation_updates", "model_updates", least=0)
+        check_not_negative(self, "imitation_coefficient", "imitation_ratio", "novelty_power")
+        check_share(self, "novelty_floor", "novelty_ceiling", "top_fraction", "imagined_share")
+        for name in ("trace_length", "search_length"):
+            if getattr(self, name) > self.memory_size:
+                raise ValueError(f"{name} must be at most memory_size, {self.memory_size}, not {getattr(self, name)}")
         choices = {"source": SOURCES, "traces_from": ("model", "record", "oracle"), "fit_on": ("all", "top")}
         choices["search"] = ("sample", "shortest")
         for name, known in choices.items():

@@ -100,6 +100,10 @@ class RunFolder:
         status = self.record["arms"].get(arm, {}).get("status")
         return status if isinstance(status, str) else None
 
+    def failures(self, arm: str) -> dict[int, str]:
+        """What became of seeds of an arm that broke, as `end_arm` was told."""
+        return {int(seed): text for seed, text in self.record["arms"].get(arm, {}).get("failures", {}).items()}
+
     def begin_arm(self, arm: str) -> None:
         """Remove what an interrupted attempt left of an arm, and note that it runs."""
         for name in (CURVES, TIMINGS):
@@ -176,14 +180,17 @@ def new_run_path(task: str, parent: str | Path = "runs") -> Path:
             number += 1
 
 
-def first_difference(old: Any, new: Any, path: str = "") -> tuple[str, Any, Any] | None:
+def first_difference(old: Any, new: Any, defaults: Any = None, path: str = "") -> tuple[str, Any, Any] | None:
     """The first field in which two configurations differ: its dotted name, and both values; `None` where they agree.
 
-    A field that one of them lacks counts as null.
+    A field that the old one lacks is younger than it, and counts as its default; without one, and where the new one lacks
+    it, as null.
     """
     if isinstance(old, dict) and isinstance(new, dict):
+        defaults = defaults if isinstance(defaults, dict) else {}
         for key in [*new, *(key for key in old if key not in new)]:
-            found = first_difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            before = old.get(key, defaults.get(key))
+            found = first_difference(before, new.get(key), defaults.get(key), f"{path}.{key}" if path else key)
             if found is not None:
                 return found
         return None

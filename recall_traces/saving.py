@@ -17,12 +17,17 @@ EMPTY = "empty"
 
 
 def save_tree(path: str | Path, tree: Mapping[str, Any], header: Mapping[str, Any]) -> None:
-    """Write a nested dictionary of tensors, and a header that JSON can hold."""
+    """Write a nested dictionary of tensors, and a header that JSON can hold; folders on the way are made."""
     leaves = dict(flatten(tree))
     empty = [name for name, value in leaves.items() if not isinstance(value, Tensor)]
     tensors = {name: value.detach().contiguous() for name, value in leaves.items() if isinstance(value, Tensor)}
     metadata = {name: json.dumps(value) for name, value in (dict(header) | {EMPTY: empty}).items()}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()  # the umask decides who may read it; safetensors makes a file for its owner alone
+    mode = path.stat().st_mode & 0o777
     save_file(tensors, str(path), metadata=metadata)
+    path.chmod(mode)
 
 
 def load_tree(path: str | Path, device: torch.device | str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -14,13 +14,6 @@ from torch import Tensor
 ObservationSpace: TypeAlias = spaces.Box | spaces.Discrete | spaces.MultiDiscrete
 ActionSpace: TypeAlias = spaces.Box | spaces.Discrete
 
-WRAPPERS = {
-    spaces.Dict: "gymnasium.wrappers.FlattenObservation makes one vector of it",
-    spaces.Tuple: "gymnasium.wrappers.FlattenObservation makes one vector of it",
-    spaces.MultiBinary: "gymnasium.wrappers.FlattenObservation makes one vector of it",
-    spaces.Text: "gymnasium.wrappers.TransformObservation can turn it into numbers",
-}
-
 
 class UnsupportedSpaceError(ValueError):
     """A space that the library does not serve; the message says which one and what wrapper would help."""
@@ -37,22 +30,42 @@ def check_observation_space(space: gymnasium.Space[Any]) -> ObservationSpace:
         return space
     if isinstance(space, spaces.Box | spaces.MultiDiscrete) and len(space.shape) == 1:
         return space
-    hint = WRAPPERS.get(type(space), "gymnasium.wrappers.FlattenObservation makes one vector of it")
-    raise UnsupportedSpaceError(f"observation space {space} is not supported (flat Box, Discrete and MultiDiscrete are): {hint}")
+    raise UnsupportedSpaceError(
+        f"observation space {space} is not supported (flat Box, Discrete and MultiDiscrete are): {observation_wrapper(space)}"
+    )
+
+
+def observation_wrapper(space: gymnasium.Space[Any]) -> str:
+    """What would make observations of a space that is not served into some that are."""
+    if isinstance(space, spaces.Text):
+        return "gymnasium.wrappers.TransformObservation can turn it into numbers"
+    if not space.is_np_flattenable:  # a Sequence or a Graph, or something that holds one
+        return "its values have no fixed size; gymnasium.wrappers.TransformObservation can turn each into a vector that has"
+    return "gymnasium.wrappers.FlattenObservation makes one vector of it"
 
 
 def check_action_space(space: gymnasium.Space[Any]) -> ActionSpace:
     """Return the space if it is a flat, bounded `Box` or a `Discrete`.
 
     Raises:
-        UnsupportedSpaceError: it is something else.
+        UnsupportedSpaceError: it is something else, or has a dimension with nothing to choose.
     """
     check_start(space)
     if isinstance(space, spaces.Discrete):
         return space
     if isinstance(space, spaces.Box) and len(space.shape) == 1:
         if not space.is_bounded():
-            raise UnsupportedSpaceError(f"action space {space} has no bounds: gymnasium.wrappers.RescaleAction gives it some")
+            raise UnsupportedSpaceError(
+                f"action space {space} has no bounds: gymnasium.wrappers.TransformAction(env, lambda action: action, "
+                f"Box(-1, 1, {space.shape})) gives it some"
+            )
+        fixed = np.flatnonzero(space.low >= space.high)
+        if fixed.size:
+            k = int(fixed[0])
+            raise UnsupportedSpaceError(
+                f"action dimension {k} has low == high ({space.low[k]:g}), so there is nothing to choose: leave it out with "
+                "gymnasium.wrappers.TransformAction"
+            )
         return space
     hint = "gymnasium.wrappers.TransformAction can map one Discrete or one flat Box onto it"
     raise UnsupportedSpaceError(f"action space {space} is not supported (flat Box and Discrete are): {hint}")

@@ -151,6 +151,28 @@ def interquartile_curve(
     return mean, low, high
 
 
+def incomplete_seeds(task: Curves, metric: str, arm: str) -> list[int]:
+    """Seeds without a value at the last evaluation that any seed of their arm has: they stopped before the rest."""
+    span = task.span(metric, arm)
+    last = task.env_steps == (span[1] if span else -1)
+    rows = zip(task.seeds[arm], task.values[metric][arm], strict=True)
+    return [seed for seed, curve in rows if not np.isfinite(curve[last]).all()]
+
+
+def median_interval(values: Floats, strata: Integers, seed: int = 0) -> list[float] | None:
+    """95% interval of the median over seeds, as tables, `comparison.json` and pictures show it.
+
+    Args:
+        values: of each seed, `(seeds,)`, infinite where censored.
+        strata: task of each, `(seeds,)`.
+        seed: of the bootstrap.
+
+    Returns:
+        Its ends, or `None` if a task has fewer than two seeds.
+    """
+    return _interval(lambda sample: np.asarray(np.median(sample, axis=-1)), values, strata, seed, RESAMPLES)
+
+
 def _interval(
     statistic: Callable[[Floats], Floats], values: Floats, strata: Integers, seed: int, resamples: int
 ) -> list[float] | None:
@@ -354,12 +376,11 @@ def _describe(tasks: Sequence[Curves], metric: str, threshold: float | None, arm
     areas_of, steps_of = [], []
     for task in (task for task in tasks if arm in task.seeds):
         span, curve = task.span(metric, arm), task.values[metric][arm]
-        last = task.env_steps == (span[1] if span else -1)
         height = areas(task.env_steps, curve, *span) if span else np.full(len(curve), np.nan)
         areas_of.append(height)
         of_tasks[task.task] = {
             "seeds": list(task.seeds[arm]),
-            "incomplete_seeds": [s for s, row in zip(task.seeds[arm], curve, strict=True) if not np.isfinite(row[last]).all()],
+            "incomplete_seeds": incomplete_seeds(task, metric, arm),
             "env_steps": list(span) if span else None,
             "area": _numbers(height),
         }
@@ -385,7 +406,7 @@ def _describe(tasks: Sequence[Curves], metric: str, threshold: float | None, arm
 
 def _steps(steps: Floats, strata: Integers, seed: int) -> dict[str, Any]:
     median = float(np.median(steps))
-    ends = _interval(lambda sample: np.asarray(np.median(sample, axis=-1)), steps, strata, seed, RESAMPLES)
+    ends = median_interval(steps, strata, seed)
     reached = int(np.isfinite(steps).sum())
     return {
         "median": _number(median),

@@ -13,10 +13,11 @@ from rich.table import Table
 from recall_traces.cli.errors import RunError, describe
 from recall_traces.cli.experiment import Outcome, choose_device, rehearse, run_arms
 from recall_traces.cli.folder import open_folder
-from recall_traces.cli.options import CompareOptions, configuration
+from recall_traces.cli.options import CompareOptions
 from recall_traces.cli.resolve import parse_run
 from recall_traces.curves import read_curves
-from recall_traces.plotting import format_steps, plot_comparison
+from recall_traces.panels import format_steps
+from recall_traces.plotting import plot_comparison
 from recall_traces.runs import PICTURE, RunFolder
 from recall_traces.statistics import compare_arms
 
@@ -44,8 +45,7 @@ def main(argv: Sequence[str]) -> Outcome:
     arms = list(dict.fromkeys(options.arms))
     device = choose_device(options.device)
     rehearse(options, options.env_id, arms, device)
-    settings = configuration(options, device)
-    folder = open_folder(options, options.env_id, settings, ["compare", *argv], go_on=True)
+    folder = open_folder(options, options.env_id, device, ["compare", *argv], go_on=True)
     if not options.quiet:
         size = f"{options.seeds} seeds, {format_steps(options.steps)} steps each"
         print(f"{options.env_id}, {size}, into {folder.path}", flush=True)
@@ -110,6 +110,10 @@ def print_table(comparison: Mapping[str, Any]) -> None:
     console.print(table, soft_wrap=False)
     meaning = "95% intervals in parentheses; area: mean height of the curve"
     console.print(meaning if comparison["threshold"] is None else f"{meaning}; better: fewer steps")
+    for arm, found in arms.items():
+        stopped = sum(len(task["incomplete_seeds"]) for task in found["tasks"].values())
+        if stopped:
+            console.print(escape(f"{arm}: {stopped} of {found['seeds']} seeds stopped early, and keep their last value"))
 
 
 def _steps(steps: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ import recall_traces.envs as envs
 from recall_traces.agents.arms import make_learner
 from recall_traces.agents.evaluation import Evaluation, evaluate
 from recall_traces.agents.learner import Learner
-from recall_traces.agents.replay import check_memory
+from recall_traces.agents.replay import available_bytes, check_memory, replay_bytes
 from recall_traces.cli.errors import UsageError, describe, one_line
 from recall_traces.cli.options import CompareOptions, TrainOptions, replays
 from recall_traces.cli.progress import Reporter, Status
@@ -70,11 +70,12 @@ def rehearse(options: Options, env_id: str, arms: Sequence[str], device: str) ->
         try:
             if replays(options.agent):
                 observations, actions = check_observation_space(env.observation_space), check_action_space(env.action_space)
-                replay_bytes = check_memory(observations, actions, options.seeds, options.agent.buffer_size, env.device)
+                replay_size = check_memory(observations, actions, options.seeds, options.agent.buffer_size, env.device)
                 if not options.quiet:
-                    print(f"the replay takes {replay_bytes / 2**20:,.0f} MiB when it is full", flush=True)
+                    print(f"the replay takes {replay_size / 2**20:,.0f} MiB when it is full", flush=True)
             for arm in arms:
-                make_learner(options.learner, arm, env, options.agent, options.arm_configs, seed=options.seed)
+                one = make_learner(options.learner, arm, env, options.agent, options.arm_configs, seed=options.seed)
+                check_size(options, arm, one)
         finally:
             _close(env)
         if options.eval_env_keywords != options.env_keywords:
@@ -85,6 +86,30 @@ def rehearse(options: Options, env_id: str, arms: Sequence[str], device: str) ->
                 raise ValueError(f"--eval-env gives {env_id} other observations or actions than it is trained with")
     except (ValueError, TypeError) as error:
         raise UsageError(one_line(error)) from error
+
+
+def check_size(options: Options, arm: str, one: Learner) -> None:
+    """Refuse more seeds and environments than can fit, by what weights and remembered steps alone need.
+
+    Args:
+        options: How many there are to be.
+        arm: What they are to do.
+        one: A learner of one seed.
+
+    Raises:
+        ValueError: more than is free.
+    """
+    steps = options.agent.n_steps * options.num_envs
+    steps += options.recall.memory_size if "recall" in arm or "own" in arm else 0
+    observations, actions = check_observation_space(one.env.observation_space), check_action_space(one.env.action_space)
+    weights = sum(4 * optimizer.values.nbytes for optimizer in one.optimizers)  # with gradients and two moments
+    needed = options.seeds * (weights + replay_bytes(observations, actions, 1, steps))
+    free = available_bytes(one.device)
+    if needed > free:
+        raise ValueError(
+            f"--seeds {options.seeds} with --num-envs {options.num_envs} do not fit: {arm} needs at least "
+            f"{needed / 2**30:,.1f} GiB, {free / 2**30:,.1f} GiB are free on {one.device}"
+        )
 
 
 def run_arms(options: Options, env_id: str, arms: Sequence[str], device: str, folder: RunFolder) -> Outcome:
@@ -98,12 +123,13 @@ def run_arms(options: Options, env_id: str, arms: Sequence[str], device: str, fo
             for arm in arms:
                 if folder.status(arm) == FINISHED:
                     reporter.say(f"{arm}: finished before")
-                    continue
-                folder.begin_arm(arm)
-                reporter.begin(arm)
-                began = time.perf_counter()
-                failures = run_arm(options, env_id, arm, device, folder, reporter)
-                folder.end_arm(arm, FINISHED, seconds=round(time.perf_counter() - began, 3), failures=failures)
+                    failures = folder.failures(arm)
+                else:
+                    folder.begin_arm(arm)
+                    reporter.begin(arm)
+                    began = time.perf_counter()
+                    failures = run_arm(options, env_id, arm, device, folder, reporter)
+                    folder.end_arm(arm, FINISHED, seconds=round(time.perf_counter() - began, 3), failures=failures)
                 if failures:
                     everyone = len(failures) == options.seeds
                     lost = "; ".join(text for _, text in sorted(failures.items()))
@@ -137,7 +163,8 @@ def run_arm(options: Options, env_id: str, arm: str, device: str, folder: RunFol
         stack.callback(recorder.tensorboard.close)
         learner.learn(options.steps, recorder)
         learner.save(folder.policy_path(arm))
-        return dict(learner.failures)
+        lost = sorted({*recorder.failures, *learner.failures})
+        return {s: "; ".join(texts[s] for texts in (recorder.failures, learner.failures) if s in texts) for s in lost}
 
 
 class Recorder:
@@ -151,6 +178,8 @@ class Recorder:
         self.began = time.perf_counter()
         self.seconds = dict.fromkeys((*PARTS, "evaluate"), 0.0)
         self.latest = (math.nan, math.nan)
+        self.failures: dict[int, str] = {}
+        """What became of seeds whose evaluation went wrong; their training may be fine."""
 
     def __call__(self, learner: Learner, metrics: dict[str, Any]) -> None:
         """Take note of a rollout."""
@@ -168,6 +197,10 @@ class Recorder:
         began = time.perf_counter()
         found = evaluate(lambda obs, greedy: learner.act(obs, greedy, self.generator), self.env, self.options.seeds)
         self.folder.add_curves(curve_rows(self.arm, learner, found))
+        for s, copy in enumerate(found.broken.tolist()):
+            if copy >= 0 and s not in learner.failures:
+                what = f"evaluation environment {copy} gave a value that is not finite after {learner.env_steps} steps"
+                self.failures.setdefault(s, f"seed {s}: {what}")
         self.seconds["evaluate"] += time.perf_counter() - began
         elapsed = time.perf_counter() - self.began
         timing = (elapsed, self.steps_per_second(learner), *self.seconds.values())

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from recall_traces.cli.errors import UsageError, one_line
-from recall_traces.cli.options import RunOptions
+from recall_traces.cli.options import CompareOptions, TrainOptions, configuration, default_configuration
 from recall_traces.cli.provenance import describe_call
 from recall_traces.runs import RunFolder, as_json, first_difference, new_run_path
 
 
 def open_folder(
-    options: RunOptions, env_id: str, configuration: Mapping[str, Any], argv: Sequence[str], *, go_on: bool
+    options: TrainOptions | CompareOptions, env_id: str, device: str, argv: Sequence[str], *, go_on: bool
 ) -> RunFolder:
     """Open the folder that the options name, or a new one.
 
     Args:
         options: Where, and whether to throw away what is there.
         env_id: The environment.
-        configuration: Everything that decides the numbers.
+        device: Where everything is computed.
         argv: The command line.
         go_on: Whether a run of the same configuration may be continued.
 
     Raises:
         UsageError: there are results that may neither be continued nor thrown away, or nothing can be written there.
     """
+    settings = configuration(options, device)
     try:
         folder = RunFolder(options.out or new_run_path(env_id))
         if options.overwrite:
@@ -35,14 +35,16 @@ def open_folder(
             if not go_on:
                 raise UsageError(f"{folder.path} has results already; choose another --out, or --overwrite them")
             folder.load()
-            found = first_difference(folder.record["configuration"], as_json(configuration))
+            found = first_difference(
+                folder.record["configuration"], as_json(settings), as_json(default_configuration(options, device))
+            )
             if found is not None:
                 name, old, new = found
                 raise UsageError(
                     f"{folder.path} has results with another configuration: {name} is {json.dumps(old)} there and "
                     f"{json.dumps(new)} here; choose another --out, or --overwrite them"
                 )
-        folder.start(options.task(env_id), configuration, describe_call(argv))
+        folder.start(options.task(env_id), settings, describe_call(argv))
     except ValueError as error:
         raise UsageError(f"{one_line(error)}; choose another --out, or --overwrite it") from error
     except OSError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -156,11 +155,10 @@ def check_agent(agent: str) -> None:
     """Refuse an unknown learner.
 
     Raises:
-        ValueError: names the nearest.
+        ValueError: names those there are.
     """
     if agent not in AGENTS:
-        nearest = difflib.get_close_matches(agent, AGENTS, n=3, cutoff=0.3) or list(AGENTS)
-        raise ValueError(f"unknown agent {agent!r}; the nearest: {', '.join(nearest)}")
+        raise ValueError(f"unknown agent {agent!r}; there are {', '.join(AGENTS)}")
 
 
 def replays(config: Any) -> bool:
@@ -181,3 +179,14 @@ def configuration(options: TrainOptions | CompareOptions, device: str) -> dict[s
         "eval_env": options.eval_env_keywords,
         **{name: dataclasses.asdict(config) for name, config in parts.items()},
     }
+
+
+def default_configuration(options: TrainOptions | CompareOptions, device: str) -> dict[str, Any]:
+    """What a record means that lacks a field: the same as `configuration`, with the default of every dataclass.
+
+    A record keeps resolved numbers, so that what a preset chose is in it; a field that it lacks did not exist.
+    """
+    groups = ("agent", "recall", "sil", "bonus", "per", "goal_gan", "env", "eval_env")
+    parts = {name: getattr(options, name) for name in groups}
+    plain = {name: type(config)() for name, config in parts.items() if dataclasses.is_dataclass(config)}
+    return configuration(dataclasses.replace(options, **plain), device)

@@ -17,7 +17,7 @@ from recall_traces.runs import PICTURE
 if TYPE_CHECKING:
     from recall_traces.curves import Curves
 
-DESCRIPTION = """Draw the curves of one or more runs in one picture.
+DESCRIPTION = """Draw the curves of one or more runs in one picture. Each task has a row of its own.
 
 A run may also be one of Stable-Baselines3: a folder with evaluations.npz, monitor.csv, progress.csv or TensorBoard's events.
 Each such folder is one seed of an arm, PPO_1 and PPO_2 of PPO. Where an arm knows no success, returns are drawn.
@@ -36,7 +36,7 @@ class PlotOptions:
     runs: Annotated[tuple[Path, ...], Positional, arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")]
     """Run folders, or files like their curves.csv; or folders and files of Stable-Baselines3."""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
-    """The picture, a png. By default curves.png in the folder of a single run, else ./curves.png."""
+    """The picture, a png, pdf or svg. By default curves.png in the folder of a single run, else ./curves.png."""
     metric: Literal["success", "episode_return", "greedy_success", "greedy_episode_return"] | None = None
     """What to draw. By default success if every arm knows it, else episode_return."""
     threshold: Annotated[float | None, arg(metavar="X")] = None
@@ -54,16 +54,18 @@ def main(argv: Sequence[str]) -> None:
     options = parse(argv)
     if options is None:
         return
+    # After the command line was found good: scipy and matplotlib are slow.
     from recall_traces.curves import read_curves
-    from recall_traces.plotting import plot_comparison  # after the command line was found good: scipy and matplotlib are slow
+    from recall_traces.plotting import check_suffix, plot_comparison
 
     single = options.runs[0] if len(options.runs) == 1 else None
     folder = Path() if single is None else single if single.is_dir() else single.parent
     out = options.out or folder / PICTURE
     try:
+        check_suffix(out)
         curves = read_curves(*options.runs, prefix_clashes=True)
         metric = options.metric or _metric(curves)
-        plot_comparison(curves, out, metric=metric, threshold=options.threshold, title=options.title)
+        plot_comparison(curves, out, metric=metric, threshold=options.threshold, title=options.title, by_task=True)
     except ValueError as error:
         raise UsageError(one_line(error)) from error
     except OSError as error:

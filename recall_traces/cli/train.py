@@ -8,7 +8,7 @@ from tyro import MISSING
 
 from recall_traces.cli.experiment import Outcome, choose_device, rehearse, run_arms
 from recall_traces.cli.folder import open_folder
-from recall_traces.cli.options import TrainOptions, configuration
+from recall_traces.cli.options import TrainOptions
 from recall_traces.cli.resolve import parse_run
 
 DESCRIPTION = """Train one arm over seeds, and write curves, policies and configuration into a folder.
@@ -31,8 +31,7 @@ def main(argv: Sequence[str]) -> Outcome:
         return Outcome()
     device = choose_device(options.device)
     rehearse(options, options.env_id, [options.arm], device)
-    settings = configuration(options, device)
-    folder = open_folder(options, options.env_id, settings, ["train", *argv], go_on=False)
+    folder = open_folder(options, options.env_id, device, ["train", *argv], go_on=False)
     outcome = run_arms(options, options.env_id, [options.arm], device, folder)
     if not outcome.exit_code:
         print(folder.path)

@@ -104,6 +104,10 @@ def test_kinds(space, kind):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
+        ({"hidden": (0,)}, "hidden must hold positive numbers of units"),
+        ({"learning_rate": float("inf")}, "learning_rate must be positive and finite, not inf"),
+        ({"coefficient": float("nan")}, "coefficient must not be negative"),
+        ({"updates": 1.5}, "updates must be a whole number, not 1.5"),
         ({"kind": "icm"}, "kind must be one of auto, visits, rnd, not 'icm'"),
         ({"coefficient": -1.0}, "coefficient"),
         ({"features": 0}, "features"),

@@ -88,3 +88,49 @@ def test_it_stops_soon_after_the_last_episode():
 def test_what_comes_after_the_episode_cannot_spoil_it():
     result = evaluate(pay, Countdown([1, 30], later=math.nan), num_seeds=1)
     assert result.episode_return.tolist() == [1.0]
+
+
+class Breaking(Countdown):
+    """The copy `breaks` gives a value that is not finite at its step `when`: in its observation or in its reward."""
+
+    def __init__(self, lengths, breaks, when, where, **options):
+        super().__init__(lengths, **options)
+        self.breaks, self.when, self.where, self.steps = breaks, when, where, 0
+
+    def reset(self):
+        return self.spoilt(super().reset(), 0)
+
+    def observe(self):
+        return super().observe().float()
+
+    def spoilt(self, values, step):
+        values = values.clone()
+        if step == self.when:
+            values[self.breaks] = math.nan
+        return values
+
+    def step(self, actions):
+        step = super().step(actions)
+        self.steps += 1
+        spoil = lambda name: self.spoilt(getattr(step, name), self.steps if name == self.where else -1)  # noqa: E731
+        return Step(spoil("obs"), spoil("rewards"), step.terminated, step.truncated, spoil("final_obs"))
+
+
+@pytest.mark.parametrize(
+    ("breaks", "when", "where", "lost"),
+    [
+        (5, 3, "rewards", "sampled"),
+        (5, 3, "final_obs", "sampled"),
+        (5, 0, "obs", "sampled"),  # the first observation
+        (5, 4, "rewards", "sampled"),  # the last step of its episode
+        (6, 3, "rewards", "greedy"),
+        (5, 5, "rewards", None),  # its next episode
+        (5, 5, "final_obs", None),
+    ],
+)
+def test_an_episode_with_a_value_that_is_not_finite_has_no_return(breaks, when, where, lost):
+    lengths = [4] * 8
+    result = evaluate(pay, Breaking(lengths, breaks, when, where, success_return=4.0), num_seeds=2)
+    for name, mode in (("episode_return", "sampled"), ("success", "sampled"), ("greedy_episode_return", "greedy")):
+        assert getattr(result, name).isnan().tolist() == [False, mode == lost], name
+    assert result.broken.tolist() == [-1, -1 if lost is None else breaks - 4]

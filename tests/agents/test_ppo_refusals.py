@@ -13,6 +13,11 @@ from recall_traces.agents.ppo import PPO, PPOConfig
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"learning_rate": float("inf")}, "learning_rate must be positive and finite, not inf"),
+        ({"max_grad_norm": float("nan")}, "max_grad_norm must be positive, not nan"),
+        ({"target_kl": float("nan")}, "target_kl must be positive"),
+        ({"ent_coef": float("inf")}, "ent_coef must not be negative, and finite"),
+        ({"net_arch": (1.5,)}, "net_arch must hold positive numbers of units"),
         ({"learning_rate": 0.0}, "learning_rate must be positive, not 0.0"),
         ({"learning_rate": math.nan}, "learning_rate"),
         ({"n_steps": 0}, "n_steps"),

@@ -1,5 +1,7 @@
 """A trained PPO predicts, is evaluated by Stable-Baselines3, saved and loaded."""
 
+import os
+
 import gymnasium
 import numpy as np
 import pytest
@@ -143,3 +145,14 @@ def test_files_that_are_something_else_are_refused(tmp_path):
         save_file({"policy": torch.zeros(3)}, path, metadata=metadata)
         with pytest.raises(ValueError, match="is not a saved PPO"):
             PPO.load(path, Spaces())
+
+
+def test_saving_makes_folders_and_leaves_rights_to_the_umask(tmp_path):
+    ppo = PPO(Spaces(), PPOConfig(net_arch=(4,)))
+    old = os.umask(0o027)
+    try:
+        ppo.save(tmp_path / "new" / "ppo.safetensors")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "new" / "ppo.safetensors").stat().st_mode & 0o777 == 0o640
+    assert PPO.load(tmp_path / "new" / "ppo.safetensors", Spaces()).num_seeds == 1

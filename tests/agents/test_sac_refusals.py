@@ -68,8 +68,14 @@ def test_observations_that_are_not_served_are_named(space):
 
 
 def test_actions_without_bounds_are_refused():
-    with pytest.raises(ValueError, match=r"has no bounds: .*RescaleAction"):
+    with pytest.raises(ValueError, match=r"has no bounds: .*TransformAction"):
         SAC(Spaces(action_space=spaces.Box(-np.inf, np.inf, (2,))), SMALL)
+
+
+def test_a_dimension_without_a_choice_is_refused():
+    # Its scale would be 0, and the density of the actions not a number.
+    with pytest.raises(ValueError, match="action dimension 0 has low == high"):
+        SAC(Spaces(action_space=spaces.Box(np.float32([0, -1]), np.float32([0, 1]))), SMALL)
 
 
 def test_a_replay_that_does_not_fit_is_refused(monkeypatch):

@@ -304,3 +304,9 @@ def test_options_out_of_range() -> None:
             FourRoomsConfig(slip=slip)
     with pytest.raises(ValueError, match="layout_seed"):
         FourRoomsConfig(layout_seed=-1)
+
+
+def test_an_action_that_there_is_none_of_is_refused():
+    env = FourRooms(7, num_envs=2)
+    with pytest.raises(IndexError, match="out of bounds"):
+        env.step(torch.tensor([0, 7]))

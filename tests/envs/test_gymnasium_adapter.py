@@ -202,6 +202,8 @@ def test_box_actions_are_passed_on_in_their_own_shape() -> None:
         (spaces.Tuple([TWO]), TWO, r"observes Tuple\(.*gymnasium.wrappers.FlattenObservation"),
         (spaces.MultiBinary(3), TWO, r"observes MultiBinary\(.*gymnasium.wrappers.FlattenObservation"),
         (spaces.Text(3), TWO, "observes Text.*gymnasium.wrappers"),
+        (spaces.Sequence(TWO), TWO, r"observes Sequence\(.*no fixed size.*gymnasium.wrappers.TransformObservation"),
+        (spaces.Graph(TWO, None), TWO, r"observes Graph\(.*no fixed size.*gymnasium.wrappers.TransformObservation"),
         (spaces.Box(0, 255, (8, 8, 3), np.uint8), TWO, "observes images, Box.*gymnasium.wrappers.FlattenObservation"),
         (TWO, spaces.MultiDiscrete([2, 2]), r"acts in MultiDiscrete\(.*gymnasium.wrappers.TransformAction"),
         (TWO, spaces.Dict({"a": TWO}), r"acts in Dict\(.*gymnasium.wrappers.TransformAction"),

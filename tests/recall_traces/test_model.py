@@ -1,4 +1,5 @@
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -147,13 +148,22 @@ def test_a_saved_model_goes_on_as_if_nothing_had_happened(kind: str) -> None:
 def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match=r"auto, table, network, neighbours, not 'tabel'"):
         BacktrackingConfig(kind="tabel")
-    with pytest.raises(ValueError, match="batch_size must be positive"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
         BacktrackingConfig(batch_size=0)
+    for change, message in (
+        ({"hidden": (64, 0)}, r"the model's hidden must hold positive numbers of units, not \(64, 0\)"),
+        ({"hidden": (1.5,)}, "the model's hidden"),
+        ({"support": 2.5}, "the model's support must be a whole number, not 2.5"),
+        ({"learning_rate": math.inf}, "the model's learning_rate must be positive and finite, not inf"),
+        ({"bandwidth": math.nan}, "the model's bandwidth must be positive"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            BacktrackingConfig(**change)
     with pytest.raises(ValueError, match="a table needs finite states"):
         BacktrackingModel(spaces.Box(-1, 1, (2,)), spaces.Discrete(2), config=BacktrackingConfig(kind="table"))
     with pytest.raises(UnsupportedSpaceError, match="FlattenObservation"):
         BacktrackingModel(spaces.MultiBinary(3), spaces.Discrete(2))
-    with pytest.raises(UnsupportedSpaceError, match="RescaleAction"):
+    with pytest.raises(UnsupportedSpaceError, match="TransformAction"):
         BacktrackingModel(spaces.Discrete(3), spaces.Box(-np.inf, np.inf, (1,)))
     model = BacktrackingModel(spaces.Discrete(6), spaces.Discrete(ACTIONS), num_seeds=2)
     with pytest.raises(ValueError, match=r"S = 2, not \(1, 10\)"):

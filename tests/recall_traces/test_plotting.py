@@ -2,10 +2,14 @@ import csv
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from recall_traces import plotting
 from recall_traces.curves import COLUMNS, read_curves
-from recall_traces.plotting import _spread, format_steps, plot_comparison
+from recall_traces.panels import _named, _spread, format_steps, multiples, outcomes, overlay
+from recall_traces.plotting import plot_comparison
+from recall_traces.statistics import compare_arms
 
 
 def write(folder, arms, seeds=3, evaluations=6, success=True, reach=lambda arm, seed: 2 + arm):
@@ -102,3 +106,81 @@ def test_dots_of_one_place_do_not_hide_each_other():
     assert len(set(offsets[:3])) == 3
     assert offsets[3] == 0
     assert np.abs(_spread(np.zeros(64), width=1.0)).max() <= 0.22 + 1e-9
+
+
+def test_the_bar_of_the_median_ends_where_the_table_says(tmp_path):
+    # Medians of such seeds have many values, so that 2,000 and 10,000 resamples end at different ones.
+    reach = np.random.default_rng(4).integers(2, 97, size=(4, 8)).tolist()
+    folder = write(
+        tmp_path / "run", [f"arm-{k}" for k in range(4)], seeds=8, evaluations=100, reach=lambda arm, seed: reach[arm][seed]
+    )
+    tasks = read_curves(folder)
+    axes = Figure().subplots()
+    outcomes(axes, tasks, "success", 0.9, dict.fromkeys(tasks[0].arms, ("black", "-")), 0)
+    drawn = {round(line.get_ydata()[0]): line.get_xdata().tolist() for line in axes.lines if line.get_linewidth() == 1.6}
+    table = compare_arms(tasks)["arms"].values()
+    assert drawn == {row: found["steps_to_threshold"]["interval"] for row, found in enumerate(table)}
+
+
+def test_a_seed_that_stopped_is_counted_beside_the_arm(tmp_path):
+    folder = write(tmp_path / "run", ["none", "re$call"], reach=lambda arm, seed: 99)
+    lines = (folder / "curves.csv").read_text().splitlines()
+    stopped = [",".join([*line.split(",")[:3], "", "", "", ""]) if line.startswith("none,2,10240") else line for line in lines]
+    (folder / "curves.csv").write_text("\n".join(stopped) + "\n")
+    tasks = read_curves(folder)
+    assert [_named(tasks, "success", arm) for arm in tasks[0].arms] == ["none (3 seeds, 1 stopped)", r"re\$call (3 seeds)"]
+    assert _named(read_curves(write(tmp_path / "one", ["none"], seeds=1)), "success", "none") == "none (1 seed)"
+    axes = Figure().subplots()
+    overlay(axes, tasks, "success", None, dict.fromkeys(tasks[0].arms, ("black", "-")), 0)
+    assert "none (3 seeds, 1 stopped)" in axes.get_legend_handles_labels()[1]
+
+
+def test_each_task_has_a_row_of_its_own_if_asked_for(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plotting, "overlay", lambda axes, tasks, metric, *rest: drawn.append((tasks, metric, rest[1])))
+    folders = [write(tmp_path / "Rooms", ["none", "recall"]), write(tmp_path / "Pole", ["sil", "recall"], success=False)]
+    tasks = read_curves(*folders, prefix_clashes=True)
+    assert [task.arms for task in tasks] == [("none", "recall"), ("sil", "recall")]  # no clash: they are on different tasks
+    picture = plot_comparison(tasks, tmp_path / "rows.png", by_task=True)
+    assert [([task.task for task in row], metric) for row, metric, _ in drawn] == [
+        (["Rooms"], "success"),
+        (["Pole"], "episode_return"),
+    ]
+    assert drawn[0][2]["recall"] == drawn[1][2]["recall"]  # an arm looks the same everywhere
+    assert imread(picture).shape[0] > imread(plot_comparison(tasks, tmp_path / "pooled.png")).shape[0]
+
+
+@pytest.mark.parametrize(("arms", "columns"), [(7, 2), (10, 2), (11, 3), (13, 3)])
+def test_the_last_panel_of_each_column_has_labels_below(arms, columns, tmp_path):
+    folder = write(tmp_path / "run", [f"arm-{number}" for number in range(arms)], seeds=2)
+    grid = Figure().subplots(-(-arms // columns), columns, sharex=True, sharey=True).reshape(-1).tolist()
+    tasks = read_curves(folder)
+    multiples(grid, columns, tasks, "success", None, dict.fromkeys(tasks[0].arms, ("black", "-")), 0)
+    labelled = [number for number, axes in enumerate(grid) if axes.xaxis.get_tick_params()["labelbottom"] and axes.get_visible()]
+    assert labelled == list(range(arms - columns, arms))
+
+
+def test_areas_over_unequal_steps_say_so(tmp_path):
+    folders = [write(tmp_path / "a", ["none"]), write(tmp_path / "b", ["recall"], evaluations=4)]
+    for folder in folders:
+        (folder / "config.json").write_text('{"task": "Rooms"}')
+    for chosen, said in ((folders, True), (folders[:1], False)):
+        axes = Figure().subplots()
+        tasks = read_curves(*chosen)
+        outcomes(axes, tasks, "episode_return", None, dict.fromkeys(tasks[0].arms, ("black", "-")), 0)
+        assert ("each arm over its own steps" in axes.get_title()) == said
+
+
+@pytest.mark.parametrize(("suffix", "begins"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("SVG", b"<?xml")])
+def test_the_suffix_decides_the_format(tmp_path, suffix, begins):
+    folder = write(tmp_path / "run", ["none"])
+    pictures = [plot_comparison(folder, tmp_path / f"{name}.{suffix}").read_bytes() for name in ("1", "2")]
+    assert pictures[0].startswith(begins)
+    assert pictures[0] == pictures[1]
+
+
+@pytest.mark.parametrize("name", ["x.jpg", "x", "png"])
+def test_other_formats_are_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=r"it must end in \.png, \.pdf, \.svg"):
+        plot_comparison(write(tmp_path / "run", ["none"]), tmp_path / "new" / name)
+    assert not (tmp_path / "new").exists()

@@ -112,6 +112,14 @@ def test_the_first_difference_is_named(old, new, found):
     assert first_difference(old, new) == found
 
 
+def test_a_field_that_a_record_lacks_counts_as_its_default():
+    defaults = {"a": 1, "b": {"c": 2, "d": [3]}}
+    assert first_difference({"a": 1}, defaults, defaults) is None
+    assert first_difference({"b": {"d": [3]}}, {"a": 1, "b": {"c": 2, "d": [3]}}, defaults) is None
+    assert first_difference({"a": 1, "b": {}}, {"a": 1, "b": {"c": 5, "d": [3]}}, defaults) == ("b.c", 2, 5)
+    assert first_difference({"a": 1, "old": 4}, {"a": 1}, defaults) == ("old", 4, None)
+
+
 def test_new_folders_never_meet(tmp_path):
     paths = [new_run_path("module:Task-v0/x", tmp_path / "runs") for _ in range(3)]
     assert len(set(paths)) == 3

@@ -19,8 +19,9 @@ class Breaks:
 
     success_return = None
 
-    def __init__(self, num_envs, device, seed, breaks=1, fails_at=-1):
+    def __init__(self, num_envs, device, seed, breaks=1, fails_at=-1, unseen=False):
         self.num_envs, self.device, self.breaks, self.fails_at = num_envs, torch.device(device), breaks, fails_at
+        self.unseen = unseen  # whether the evaluation's environments break too: two seeds with 2 * 5 episodes, the 13th of them
         self.observation_space = gymnasium.spaces.Box(-1, 1, (1,))
         self.action_space = gymnasium.spaces.Discrete(2)
         self.steps = 0
@@ -37,6 +38,8 @@ class Breaks:
         if self.num_envs == 16 and self.steps >= 70:  # the training environments of two seeds, not those of the evaluation
             rewards[8 : 8 + self.breaks] = torch.nan
             rewards[: 8 * (self.breaks == 8)] = torch.nan
+        if self.unseen and self.num_envs == 20 and self.steps >= 18:
+            rewards[12] = torch.nan
         done = torch.full_like(never, self.steps % 10 == 0)
         return Step(obs, rewards, done, never, obs)
 

@@ -24,6 +24,17 @@ def test_a_seed_with_nan_is_named_and_the_others_finish(place, capsys):
     assert [(row["env_steps"], row["episode_return"]) for row in broken[1:]] == [("1024", ""), ("2048", "")]
 
 
+def test_an_evaluation_with_nan_is_named_and_leaves_a_gap(place, capsys):
+    command = f"train ppo Breaks-v0 {TINY} --agent.n-steps 64 --env.breaks 0 --env.unseen --out run"
+    assert call(command) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "none on Breaks-v0: seed 1: evaluation environment 2 gave a value that is not finite after 1024 steps" in line
+    assert list(record(place / "run")["arms"]["none"]["failures"]) == ["1"]
+    found = {(row["seed"], row["env_steps"]): row for row in rows(place / "run")}
+    assert [found["1", steps]["episode_return"] == "" for steps in ("0", "1024", "2048")] == [False, True, True]
+    assert all(row["greedy_episode_return"] for row in found.values())  # the copy is one of those with sampled actions
+
+
 def test_an_arm_without_any_seed_left_is_a_failure(place, capsys):
     assert call(f"train ppo Breaks-v0 {TINY} --agent.n-steps 64 --env.breaks 8 --out run --quiet") == 1
     captured = capsys.readouterr()
@@ -123,3 +134,30 @@ def test_compare_goes_on_with_more_arms_but_not_with_another_configuration(place
         assert "--overwrite" in line
     assert call(f"{command} --env.slip 0.5 --overwrite") == 0
     assert {row["arm"] for row in rows(place / "run")} == {"none"}
+
+
+def test_a_run_recorded_before_a_field_existed_goes_on(place, capsys, monkeypatch):
+    monkeypatch.setattr(compare, "summarize", lambda folder: {})  # which takes longer than these runs
+    command = f"compare FourRooms-7 --arms none {TINY} --out run --quiet"
+    assert call(command) == 0
+    old = record(place / "run")
+    for group, name in (("recall", "trace_length"), ("agent", "gae_lambda"), ("env", "slip"), ("eval_env", "slip")):
+        del old["configuration"][group][name]
+    del old["configuration"]["goal_gan"]
+    (place / "run" / "config.json").write_text(json.dumps(old))
+    assert call(command) == 0
+    capsys.readouterr()
+    assert call(f"{command} --recall.trace-length 7") == 2
+    assert "recall.trace_length is 60 there and 7 here" in capsys.readouterr().err
+
+
+def test_a_broken_seed_is_told_again_when_the_run_goes_on(place, capsys):
+    command = f"compare Breaks-v0 --arms none {TINY} --agent.n-steps 64 --agent.batch-size 64 --out run"
+    told = []
+    for _ in range(2):
+        assert call(command) == 0
+        captured = capsys.readouterr()
+        told.append(captured.err)
+        assert "none: 1 of 2 seeds stopped early" in captured.out
+    assert "none on Breaks-v0: seed 1: environment 0 gave a value that is not finite at step 560" in told[0]
+    assert told[1] == told[0]

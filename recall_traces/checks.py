@@ -1,0 +1,47 @@
+"""Checks of configurations: each raises a `ValueError` of one sentence that names the field and what would be valid."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def check_whole(config: Any, *names: str, least: int = 1, of: str = "") -> None:
+    """Refuse what is no whole number of at least `least`; `of` stands before the name of the field."""
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"{of}{name} must be a whole number, not {value}")
+        if value < least:
+            raise ValueError(f"{of}{name} must be at least {least}, not {value}")
+
+
+def check_positive(config: Any, *names: str, of: str = "") -> None:
+    """Refuse what is no finite number above 0."""
+    for name in names:
+        value = getattr(config, name)
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{of}{name} must be positive{'' if math.isfinite(value) else ' and finite'}, not {value}")
+
+
+def check_not_negative(config: Any, *names: str, of: str = "") -> None:
+    """Refuse what is no finite number of at least 0."""
+    for name in names:
+        value = getattr(config, name)
+        if not (value >= 0 and math.isfinite(value)):
+            raise ValueError(f"{of}{name} must not be negative{'' if math.isfinite(value) else ', and finite'}, not {value}")
+
+
+def check_share(config: Any, *names: str, of: str = "") -> None:
+    """Refuse what does not lie in [0, 1]."""
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{of}{name} must lie in [0, 1], not {getattr(config, name)}")
+
+
+def check_units(config: Any, *names: str, of: str = "") -> None:
+    """Refuse hidden layers that are no whole numbers of at least 1."""
+    for name in names:
+        units = getattr(config, name)
+        if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in units):
+            raise ValueError(f"{of}{name} must hold positive numbers of units, not {units}")
