@@ -7,6 +7,7 @@ first critics of all seeds before the second. Departures from Stable-Baselines3 
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from recall_traces.agents.learner import Learner
 from recall_traces.agents.networks import SquashedGaussian, SquashedPolicy
 from recall_traces.agents.replay import Replay, ReplaySampling, UniformSampling
 from recall_traces.agents.seams import Bonus, Imitation, NoBonus, NoImitation
+from recall_traces.checks import check_not_negative, check_positive, check_share, check_units, check_whole
 from recall_traces.data import Traces, Transitions
 from recall_traces.envs.interface import VectorEnv
 from recall_traces.fleet import ACTIVATIONS, FleetAdam, FleetMLP, backward, one_row_per_seed
@@ -69,23 +71,16 @@ class SACConfig:
     """Divide `Box` observations by their running standard deviation, after subtracting the running mean."""
 
     def __post_init__(self) -> None:
-        for name in ("buffer_size", "batch_size", "train_freq", "n_steps"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, not {getattr(self, name)}")
-        for name in ("learning_rate", "tau", "initial_ent_coef"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        if self.gradient_steps < -1:
-            raise ValueError(f"gradient_steps must be at least 0, or -1, not {self.gradient_steps}")
-        if self.learning_starts < 0:
-            raise ValueError(f"learning_starts must not be negative, not {self.learning_starts}")
-        if self.ent_coef is not None and not self.ent_coef >= 0:
-            raise ValueError(f"ent_coef must not be negative, not {self.ent_coef}")
-        if any(units < 1 for units in self.net_arch):
-            raise ValueError(f"net_arch must hold positive numbers of units, not {self.net_arch}")
-        for name in ("gamma", "tau"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
+        check_whole(self, "buffer_size", "batch_size", "train_freq", "n_steps")
+        check_whole(self, "learning_starts", least=0)
+        check_whole(self, "gradient_steps", least=-1)
+        check_positive(self, "learning_rate", "tau", "initial_ent_coef")
+        check_share(self, "gamma", "tau")
+        check_units(self, "net_arch")
+        if self.ent_coef is not None:
+            check_not_negative(self, "ent_coef")
+        if self.target_entropy is not None and not math.isfinite(self.target_entropy):
+            raise ValueError(f"target_entropy must be finite, not {self.target_entropy}")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {self.activation!r}")
 
@@ -139,7 +134,8 @@ class SAC(Learner):
         observation_space, action_space = check_observation_space(env.observation_space), check_action_space(env.action_space)
         if not isinstance(action_space, spaces.Box):
             raise UnsupportedSpaceError(f"SAC needs a Box of actions, not {action_space}: use PPO")
-        low, high = (torch.as_tensor(bound, device=self.device) for bound in (action_space.low, action_space.high))
+        bounds = (action_space.low, action_space.high)
+        low, high = (torch.as_tensor(bound, dtype=torch.float32, device=self.device) for bound in bounds)
         self.action_bounds = (low, high)
         self.action_center, self.action_scale = (high + low) / 2, (high - low) / 2
         size = action_space.shape[0]
@@ -273,8 +269,12 @@ class SAC(Learner):
         self.policy_optimizer.step(c.learning_rate, self.alive)
 
         if c.ent_coef is None:
-            # The gradient of -log α (log π + target) by log α.
-            self.ent_coef_optimizer.grads = -(log_probs.detach()[:, :size].mean(1, keepdim=True) + self.target_entropy)
+            # The gradient of -log α (log π + target) by log α. Where traces are imitated, it is they that make the policy sure: a
+            # temperature that rose in reply would only drown the reward, so it may fall but not rise.
+            gradient = -(log_probs.detach()[:, :size].mean(1, keepdim=True) + self.target_entropy)
+            if traces is not None:
+                gradient = torch.where(traces.mask.any(1, keepdim=True), gradient.clamp(min=0), gradient)
+            self.ent_coef_optimizer.grads = gradient
             self.ent_coef_optimizer.step(c.learning_rate, self.alive)
         if all(self.alive):
             self.target_values.lerp_(self.critic_optimizer.values, c.tau)

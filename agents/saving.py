@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gymnasium import spaces
 from torch import Tensor
 
 from recall_traces.envs.interface import VectorEnv
@@ -33,3 +34,9 @@ def describe_spaces(env: VectorEnv) -> list[str]:
     """Kind and sizes of an environment's observations and actions."""
     both = (env.observation_space, env.action_space)
     return [f"{type(x).__name__} {factor_sizes(x) if is_finite(x) else list(tensor_shape(x))}" for x in both]
+
+
+def action_bounds(env: VectorEnv) -> list[list[float]]:
+    """Lower and upper bounds of a `Box` of actions; empty for others."""
+    space = env.action_space
+    return [space.low.tolist(), space.high.tolist()] if isinstance(space, spaces.Box) else []
