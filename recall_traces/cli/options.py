@@ -188,5 +188,5 @@ def default_configuration(options: TrainOptions | CompareOptions, device: str) -
     """
     groups = ("agent", "recall", "sil", "bonus", "per", "goal_gan", "env", "eval_env")
     kinds: dict[str, Any] = {name: type(getattr(options, name)) for name in groups}
-    plain: dict[str, Any] = {name: kind() for name, kind in kinds.items() if dataclasses.is_dataclass(kind)}
+    plain: dict[str, Any] = {name: kind() for name, kind in kinds.items() if kind is not dict}
     return configuration(dataclasses.replace(options, **plain), device)
