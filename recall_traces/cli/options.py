@@ -187,6 +187,6 @@ def default_configuration(options: TrainOptions | CompareOptions, device: str) -
     A record keeps resolved numbers, so that what a preset chose is in it; a field that it lacks did not exist.
     """
     groups = ("agent", "recall", "sil", "bonus", "per", "goal_gan", "env", "eval_env")
-    parts = {name: getattr(options, name) for name in groups}
-    plain = {name: type(config)() for name, config in parts.items() if dataclasses.is_dataclass(config)}
+    kinds: dict[str, Any] = {name: type(getattr(options, name)) for name in groups}
+    plain: dict[str, Any] = {name: kind() for name, kind in kinds.items() if kind is not dict}
     return configuration(dataclasses.replace(options, **plain), device)
