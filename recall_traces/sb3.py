@@ -28,6 +28,10 @@ from recall_traces.saving import load_tree, save_tree
 from recall_traces.sb3_actors import Actor, make_actor
 from recall_traces.spaces import tensor_dtype
 
+CALIBRATION_STEPS = 256
+"""Steps that the grid of an unbounded `Box` is fixed by, at least, or `update_every` if that is less: of the few states of one
+short rollout it would be so fine that hardly two states share a cell."""
+
 
 class RecallTracesCallback(BaseCallback):
     """Learn a backtracking model from what the model lives through, and let its policy imitate the traces it recalls.
@@ -174,6 +178,9 @@ class RecallTracesCallback(BaseCallback):
         if model.num_timesteps < self._next_update:
             return False
         if isinstance(model, OffPolicyAlgorithm) and model.num_timesteps <= model.learning_starts:
+            return False
+        ready = max(0, len(self._steps) - 1) * model.n_envs
+        if not self.recall.cells.calibrated and ready < min(self.config.update_every, CALIBRATION_STEPS):
             return False
         self._observe()
         if self.recall.memory.time == 0:

@@ -152,6 +152,36 @@ def test_several_calls_of_learn():
     assert callback.recall.memory.age[0, 0, 32] == 0
 
 
+class Walk(gymnasium.Env):
+    """A point in an unbounded plane drifts away by its action, and begins anew after 50 steps."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.age = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.age += 1
+        place = np.array([self.age, np.sin(self.age) + float(action[0])], np.float32)
+        return place, 0.0, False, self.age == 50, {}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options", "count"), [(A2C, {}, 4), (SAC, {"buffer_size": 1000, "batch_size": 8, "learning_starts": 0}, 1)]
+)
+def test_the_grid_of_unbounded_observations_is_fixed_by_many_states(algorithm, options, count):
+    callback = RecallTracesCallback(SMALL, seed=0)
+    algorithm("MlpPolicy", DummyVecEnv([Walk] * count), seed=0, **options, **net()).learn(400, callback=callback)
+    memory = callback.recall.memory
+    assert memory.time * count >= 256
+    first = memory.steps.next_obs[0, :, : 256 // count].flatten(0, 1)
+    ratio = callback.recall.cells.width[0, 0] / (6 * first.std(0, correction=0) / SMALL.cell_bins)
+    assert ((ratio > 0.5) & (ratio < 2)).all()
+
+
 # What is imitated --------------------------------------------------------------------------------------------------------
 
 
