@@ -208,15 +208,15 @@ class RecallTracesCallback(BaseCallback):
         with self._mode(training=True):
             for _ in range(minibatches):
                 traces = self.recall.sample(c.imitation_batch_size)
-                if not bool(traces.mask.any()):
+                if not bool(traces.weights.any()):
                     return
-                loss = actor.loss(self._as_seen(traces.obs[0]), traces.actions[0]).mean()
+                losses = actor.loss(self._as_seen(traces.obs[0]), traces.actions[0])
                 actor.optimizer.zero_grad()
-                (c.imitation_coefficient * loss).backward()
+                (c.imitation_coefficient * (traces.weights[0] * losses).mean()).backward()
                 if actor.max_grad_norm is not None:
                     torch.nn.utils.clip_grad_norm_(actor.module.parameters(), actor.max_grad_norm)
                 actor.optimizer.step()
-                self.logger.record("recall/imitation_loss", loss.item())
+                self.logger.record("recall/imitation_loss", losses.mean().item())
         if minibatches and isinstance(self.model, OnPolicyAlgorithm) and self.model.use_sde:
             # State-dependent noise was drawn just now, for this rollout, with the deviation before imitation moved it.
             self.model.policy.reset_noise(self.model.n_envs)

@@ -18,11 +18,17 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 
 from recall_traces import BacktrackingConfig, RecallConfig, RecallTracesCallback
 from recall_traces.data import Traces
+from recall_traces.envs.sb3 import make_vec_env
 from recall_traces.saving import flatten, load_tree
 from recall_traces.sb3_actors import make_actor
 
 SMALL = RecallConfig(
-    traces_per_update=8, trace_length=10, search_length=10, imitation_batch_size=32, model=BacktrackingConfig(hidden=(16,))
+    traces_per_update=8,
+    trace_length=10,
+    search_length=10,
+    imitation_batch_size=32,
+    rare_reward=1.0,  # lines pay at every step
+    model=BacktrackingConfig(hidden=(16,)),
 )
 ON, OFF = {"n_steps": 16}, {"learning_starts": 20, "buffer_size": 1000, "batch_size": 8}
 SERVED = [(PPO, ON | {"batch_size": 16}), (A2C, {}), (SAC, OFF), (TD3, OFF), (DDPG, OFF)]
@@ -453,11 +459,21 @@ def test_by_default_something_happens_within_three_rollouts():
 
     finals = []
     for callback in (None, RecallTracesCallback()):
-        model = PPO("MlpPolicy", lines(2), n_steps=128, batch_size=64, seed=0, **net())
+        model = PPO("MlpPolicy", make_vec_env("FourRooms-7", 2, seed=0), n_steps=128, batch_size=64, seed=0, **net())
         model.learn(10_000, callback=[Rollouts(), *([callback] if callback else [])])
         finals.append(parameters(model.policy))
     assert callback.recall.buffer[0].mask.any()
     assert not torch.equal(*finals)
+
+
+def test_where_every_step_pays_nothing_is_imitated():
+    finals = []
+    for callback in (None, RecallTracesCallback()):
+        model = PPO("MlpPolicy", lines(2), n_steps=128, batch_size=64, seed=0, **net())
+        model.learn(768, callback=callback)
+        finals.append(parameters(model.policy))
+    assert callback.recall.buffer[0].mask.any()
+    assert torch.equal(*finals)
 
 
 # Company -----------------------------------------------------------------------------------------------------------------
@@ -485,7 +501,7 @@ def test_what_is_logged(tmp_path):
     model.learn(320, callback=RecallTracesCallback(SMALL), log_interval=3)
     model.logger.close()
     header = (tmp_path / "progress.csv").read_text().splitlines()[0].split(",")
-    names = "model_loss imitation_loss traces trace_length states states_return best_return novelty_share seconds"
+    names = "model_loss imitation_loss traces trace_length states states_return best_return novelty_share rarity seconds"
     assert {f"recall/{name}" for name in names.split()} <= set(header)
 
 
