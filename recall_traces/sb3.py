@@ -92,7 +92,11 @@ class RecallTracesCallback(BaseCallback):
             if self.verbose:
                 print(f"recall traces: source {self.config.source}, {type(self.recall.model.density).__name__}, seed {self.seed}")
             self._spaces = self.model.observation_space, self.model.action_space
-        elif (*self._spaces, self.recall.memory.age.shape[1]) != (self.model.observation_space, self.model.action_space, num_envs):
+        elif (*self._spaces, self.recall.memory.age.shape[1]) != (
+            self.model.observation_space,
+            self.model.action_space,
+            num_envs,
+        ):
             raise ValueError("this callback has remembered another environment, or another number of them: make a new one")
 
     def _on_training_start(self) -> None:
