@@ -280,7 +280,7 @@ STATE_DEPENDENT = [(algorithm, options | {"use_sde": True}) for algorithm, optio
 
 
 NOISE = {"action_noise": NormalActionNoise(np.zeros(1), np.full(1, 0.3))}
-CONTRIB = [(name, OFF if name == "TQC" else ON) for name in ("TRPO", "TQC")]
+CONTRIB = [("TRPO", ON | {"batch_size": 16}), ("TQC", OFF)]
 NOISY = [(TD3, OFF | NOISE), (SAC, OFF | NOISE)]
 
 
