@@ -72,6 +72,7 @@ PRESETS = {
         ppo=PPOConfig(learning_rate=2e-3, learning_rate_schedule="linear", n_steps=128, batch_size=256, n_epochs=4),
         recall=RecallConfig(
             source="critic",
+            rare_reward=1.0,
             candidates=1,
             trace_length=10,
             imitation_updates=1,

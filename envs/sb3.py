@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
@@ -22,7 +24,7 @@ def make_vec_env(
     n_envs: int = 1,
     seed: int | None = None,
     device: str | torch.device = "cpu",
-    monitor: bool = True,
+    monitor: bool | str | Path = True,
     **options: Any,
 ) -> VecEnv:
     """Build `n_envs` copies of an environment for a Stable-Baselines3 algorithm.
@@ -32,15 +34,19 @@ def make_vec_env(
         n_envs: copies.
         seed: of all copies together, at least 0; None draws one by NumPy's global generator.
         device: where the environment computes; what the algorithm sees is NumPy in any case.
-        monitor: put a `VecMonitor` around it, so that the algorithm logs the mean return and length of episodes.
+        monitor: put a `VecMonitor` around it, so that the algorithm logs the mean return and length of episodes; a file or
+            folder has it also write every episode there, as `monitor.csv`, which `recall-traces plot` reads.
         options: of the environment, by name.
 
     Raises:
         ValueError: unknown name or option, or a value out of range; of the seed, when `reset` uses it.
     """
     env = BatchedVecEnv(lambda seed: make(env_id, n_envs, device, seed, **options))
+    env.spec = EnvSpec(env_id.rpartition(":")[2])
     env.seed(seed)
-    return VecMonitor(env) if monitor else env
+    if not monitor:
+        return env
+    return VecMonitor(env, None if monitor is True else str(monitor))
 
 
 class BatchedVecEnv(VecEnv):
@@ -58,6 +64,8 @@ class BatchedVecEnv(VecEnv):
     """
 
     metadata: dict[str, Any]
+    spec: EnvSpec | None = None
+    """Its `id` is the environment's name; `VecMonitor` writes that into its file."""
 
     def __init__(self, env: VectorEnv | Callable[[int], VectorEnv]) -> None:
         self._factory: Callable[[int], VectorEnv] | None = env if callable(env) else None

@@ -49,9 +49,14 @@ class Cells:
                 generator = seeded_generator(seed, "cells")
                 self.projection = (torch.randn(size, 3, generator=generator) / size**0.5).to(device)
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether the grid is fixed: from the beginning, but for a `Box` with an unbounded dimension."""
+        return self.finite or bool(((self.width > 0) | ~self.unbounded).all())
+
     def calibrate(self, obs: Tensor) -> None:
         """Fix the grid of unbounded dimensions by the first states seen, `(S, B, *observation)`; later calls change nothing."""
-        if self.finite or bool(((self.width > 0) | ~self.unbounded).all()):
+        if self.calibrated:
             return
         mean, std = obs.mean(1, keepdim=True), obs.std(1, correction=0, keepdim=True).clamp(min=1e-3)
         self.low = torch.where(self.unbounded, mean - 3 * std, self.low)

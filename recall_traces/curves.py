@@ -73,6 +73,7 @@ def read_curves(*paths: str | Path, prefix_clashes: bool = False) -> list[Curves
     A folder without `curves.csv` may hold logs of Stable-Baselines3, and a file may be one: see `sb3_logs`. Each is one seed
     of the arm that the folder is named after, `PPO_1` and `PPO_2` of `PPO`; seeds count from 0, past those already there. A
     log that does not tell its task is of the only task among the other paths, else of one called like the folder around it.
+    A folder that holds neither, such as the `tensorboard_log` of several runs, stands for those of its subfolders that do.
 
     Args:
         paths: files or folders.
@@ -87,7 +88,7 @@ def read_curves(*paths: str | Path, prefix_clashes: bool = False) -> list[Curves
         raise ValueError("No curves to read; give a curves.csv or a folder that holds one.")
     from recall_traces import sb3_logs  # which builds upon this module
 
-    files = list(dict.fromkeys(_find(Path(path)) for path in paths))
+    files = list(dict.fromkeys(file for path in paths for file in _find_all(Path(path))))
     rows = _add_logs([_read_rows(file) if isinstance(file, Path) else sb3_logs.read(file) for file in files])
     if prefix_clashes:
         folders = [file.parent if isinstance(file, Path) else file[0].parent.parent for file in files]
@@ -107,6 +108,22 @@ def read_curves(*paths: str | Path, prefix_clashes: bool = False) -> list[Curves
     return [
         _gather(task, [row for row in everything if row.task == task]) for task in dict.fromkeys(row.task for row in everything)
     ]
+
+
+def _find_all(path: Path) -> list[Path | tuple[Path, ...]]:
+    """What `_find` finds at a path; of a folder that holds nothing itself, in those of its subfolders that hold something."""
+    from recall_traces import sb3_logs
+
+    def holds(folder: Path) -> bool:
+        return (folder / "curves.csv").is_file() or bool(sb3_logs.find(folder))
+
+    if path.is_dir() and not holds(path):
+        # PPO_10 comes after PPO_9.
+        folders = sorted((p for p in path.iterdir() if p.is_dir()), key=lambda p: (len(p.name), p.name))
+        found = [_find(folder) for folder in folders if holds(folder)]
+        if found:
+            return found
+    return [_find(path)]
 
 
 def _find(path: Path) -> Path | tuple[Path, ...]:

@@ -213,13 +213,27 @@ class Memory:
         return column[..., None] * self.num_columns + earlier, (back <= age[..., None]) & (back <= kept[..., None])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything, as tensors."""
-        state = {f"steps.{name}": value for name, value in vars(self.steps).items()}
-        names = ("age", "returns", "episode_returns", "episode_lengths", "closed", "next_cells", "open_age", "open_return")
-        return state | {name: getattr(self, name) for name in names} | {"time": torch.tensor(self.time)}
+        """Everything, as tensors; of the ring only the part that is filled."""
+        held = {name: value[:, :, : len(self)] for name, value in self.rings().items()}
+        return held | {"open_age": self.open_age, "open_return": self.open_return, "time": torch.tensor(self.time)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Copy what `state_dict` gave."""
-        for name, value in self.state_dict().items():
-            value.copy_(state[name])
-        self.time = int(state["time"])
+        """Copy what `state_dict` gave.
+
+        Raises:
+            ValueError: it is of a memory of another capacity.
+        """
+        time, held = int(state["time"]), state["age"].shape[2]
+        if held != min(time, self.num_columns):
+            raise ValueError(f"a memory of {self.num_columns} steps per environment cannot take over {held} of {time} steps")
+        for name, value in self.rings().items():
+            value[:, :, :held].copy_(state[name])
+            value[:, :, held:] = 0
+        self.open_age.copy_(state["open_age"])
+        self.open_return.copy_(state["open_return"])
+        self.time = time
+
+    def rings(self) -> dict[str, Tensor]:
+        """By name, what is kept of every step, `(S, N, C, ...)`."""
+        names = ("age", "returns", "episode_returns", "episode_lengths", "closed", "next_cells")
+        return {f"steps.{name}": value for name, value in vars(self.steps).items()} | {n: getattr(self, n) for n in names}

@@ -45,6 +45,9 @@ class RecallConfig:
     """The same for an off-policy learner: minibatches to imitate per gradient step of its own."""
     imagined_share: float = 0.0
     """Share of an off-policy learner's critic batches that are recalled steps, with rewards that the model predicts."""
+    rare_reward: float = 0.1
+    """Reward counts as rare while at most this share of the remembered steps pay (have a positive reward); from twice the share
+    on nothing is imitated, since there is enough to learn from. 1 imitates always."""
     update_every: int = 256
     """Where a learner trains after fewer environment steps than this, model and traces are renewed only that often."""
     trace_length: int = 60
@@ -102,6 +105,8 @@ class RecallConfig:
         for name in ("trace_length", "search_length"):
             if getattr(self, name) > self.memory_size:
                 raise ValueError(f"{name} must be at most memory_size, {self.memory_size}, not {getattr(self, name)}")
+        if not self.rare_reward > 0:
+            raise ValueError(f"rare_reward must be above 0, not {self.rare_reward}")
         choices = {"source": SOURCES, "traces_from": ("model", "record", "oracle"), "fit_on": ("all", "top")}
         choices["search"] = ("sample", "shortest")
         for name, known in choices.items():
@@ -202,6 +207,8 @@ class RecallTraces:
         )
         self.unfitted: list[Transitions] = []
         self.buffer: list[Recalled] = []
+        self.rarity = torch.ones(num_seeds, device=self.device)
+        """Weight of what is imitated, by how rare reward was at the last update, `(S,)`."""
 
     def observe(self, transitions: Transitions, bonus: Tensor | None = None) -> None:
         """Remember a rollout `(T, S, N, ...)`, in time order; column (s, n) goes on across calls.
@@ -237,6 +244,9 @@ class RecallTraces:
         self.buffer = [*self.buffer[1 - self.config.buffer_updates :], traces] if self.config.buffer_updates > 1 else [traces]
         length = traces.mask.sum((1, 2)) / targets.active.sum(1).clamp(min=1)
         novel = (targets.novel & targets.active).sum(1) / targets.active.sum(1).clamp(min=1)
+        paid = (self.memory.steps.rewards[:, :, : len(self.memory)] > 0).float().mean((1, 2))
+        self.rarity = (2 - paid / self.config.rare_reward).clamp(0, 1)
+        metrics |= {"recall/rarity": self.rarity}
         metrics |= {"recall/traces": targets.active.sum(1), "recall/trace_length": length, "recall/novelty_share": novel}
         return metrics | self.states.describe(targets)
 
@@ -248,10 +258,10 @@ class RecallTraces:
             value: Not needed here; other things to imitate weigh steps by it.
 
         Returns:
-            Steps `(S, B, ...)`; mask and weights are 0 for a seed that has no traces.
+            Steps `(S, B, ...)`; mask and weights are 0 for a seed that has no traces, weights also where reward is not rare.
         """
         mask, obs, actions = self.draw_steps(batch_size, "obs", "actions")
-        return Traces(obs, actions, mask, mask.float())
+        return Traces(obs, actions, mask, mask * self.rarity[:, None])
 
     def imagine(self, batch_size: int) -> tuple[Transitions, Tensor] | None:
         """Draw recalled steps for the critics of an off-policy learner (Lai et al. 2020).
@@ -451,6 +461,7 @@ class RecallTraces:
             "memory": self.memory.state_dict(),
             "states": self.states.state_dict(),
             "generator": self.generator.get_state(),
+            "rarity": self.rarity,
             "buffer": {str(k): vars(traces) for k, traces in enumerate(self.buffer)},
             "unfitted": {str(k): vars(transitions) for k, transitions in enumerate(self.unfitted)},
         }
@@ -460,5 +471,6 @@ class RecallTraces:
         for name in ("model", "cells", "memory", "states"):
             getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"])
+        self.rarity = state["rarity"].clone()
         self.buffer = [Recalled(**state["buffer"][str(k)]) for k in range(len(state["buffer"]))]
         self.unfitted = [Transitions(**state["unfitted"][str(k)]) for k in range(len(state["unfitted"]))]

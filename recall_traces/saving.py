@@ -31,8 +31,8 @@ def save_tree(path: str | Path, tree: Mapping[str, Any], header: Mapping[str, An
 
 
 def load_tree(path: str | Path, device: torch.device | str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The tree and the header that `save_tree` wrote."""
-    with safe_open(str(path), framework="pt", device=str(device)) as file:
+    """The tree, on a device, and the header that `save_tree` wrote."""
+    with safe_open(str(path), framework="pt", device="cpu") as file:
         names = file.keys()
         header = {name: json.loads(value) for name, value in file.metadata().items()}
         leaves = {name: file.get_tensor(name) for name in names} | {name: {} for name in header.pop(EMPTY)}
@@ -43,7 +43,18 @@ def load_tree(path: str | Path, device: torch.device | str) -> tuple[dict[str, A
         for parent in parents:
             node = node.setdefault(parent, {})
         node[last] = value
-    return tree, header
+    return to_device(tree, device), header
+
+
+def to_device(tree: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
+    """The tree with its tensors on a device, but for those called `generator`: the state of one lies on the CPU always."""
+    moved: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            moved[name] = to_device(value, device)
+        else:
+            moved[name] = value if name == "generator" else value.to(device)
+    return moved
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

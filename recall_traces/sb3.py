@@ -12,21 +12,27 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 from recall_traces.data import Transitions
 from recall_traces.model import BacktrackingConfig
 from recall_traces.recall import RecallConfig, RecallTraces
-from recall_traces.saving import load_tree, save_tree
+from recall_traces.saving import load_tree, save_tree, to_device
 from recall_traces.sb3_actors import Actor, make_actor
 from recall_traces.spaces import tensor_dtype
+
+CALIBRATION_STEPS = 256
+"""Steps that the grid of an unbounded `Box` is fixed by, at least, or `update_every` if that is less: of the few states of one
+short rollout it would be so fine that hardly two states share a cell."""
 
 
 class RecallTracesCallback(BaseCallback):
@@ -40,11 +46,12 @@ class RecallTracesCallback(BaseCallback):
 
     With `VecNormalize`, raw observations and rewards are remembered, and observations are normalised by the statistics of the
     moment when they are used. A terminal observation reaches a callback already normalised and clipped: that is undone, but
-    what was clipped stays clipped. The first step of the first `learn` of an off-policy model without `VecNormalize` is not
-    seen: Stable-Baselines3 does not show callbacks the observation before it.
+    what was clipped stays clipped. Inside a wrapper that changes observations, such as `VecFrameStack`, it cannot be asked for
+    them: they are remembered as the policy sees them. The first step of the first `learn` of an off-policy model without
+    `VecNormalize` is not seen: Stable-Baselines3 does not show callbacks the observation before it.
 
     Args:
-        config: What to recall and how much to imitate.
+        config: What to recall and how much to imitate; `RecallConfig()` by default.
         seed: Seeds all that is drawn here. By default the model's seed, or a new one if it has none. Nothing is ever drawn
             from the global generators.
         verbose: 1 says what was set up.
@@ -52,7 +59,7 @@ class RecallTracesCallback(BaseCallback):
 
     def __init__(self, config: RecallConfig | None = None, seed: int | None = None, verbose: int = 0) -> None:
         super().__init__(verbose)
-        self.config, self.seed = config or RecallConfig(), seed
+        self._asked_for, self.config, self.seed = config, config or RecallConfig(), seed
         if self.config.source in ("given", "generated"):
             raise ValueError(
                 f"the source {self.config.source!r} needs states, which this callback does not take: use another source"
@@ -66,6 +73,7 @@ class RecallTracesCallback(BaseCallback):
         self._saved: tuple[dict[str, Any], dict[str, Any]] | None = None
         self._steps: list[Transitions] = []
         self._obs: NDArray[Any] | None = None
+        self._last: tuple[Any, Any, int] | None = None  # model, environments and its steps, when the newest step was noted
         self._rollout_steps = 0
         self._next_update = 0
         self._due = 0.0
@@ -83,14 +91,20 @@ class RecallTracesCallback(BaseCallback):
                 self._saved = None
             if self.verbose:
                 print(f"recall traces: source {self.config.source}, {type(self.recall.model.density).__name__}, seed {self.seed}")
-        elif self.recall.memory.age.shape[1] != num_envs or self.recall.observation_space != self.model.observation_space:
+            self._spaces = self.model.observation_space, self.model.action_space
+        elif (*self._spaces, self.recall.memory.age.shape[1]) != (
+            self.model.observation_space,
+            self.model.action_space,
+            num_envs,
+        ):
             raise ValueError("this callback has remembered another environment, or another number of them: make a new one")
 
     def _on_training_start(self) -> None:
-        normalize = self.model.get_vec_normalize_env()
+        normalize, model = self._normalize(), self.model
         obs = None if normalize is None else np.array(normalize.get_original_obs())
-        self._next_update = min(self._next_update, self.model.num_timesteps + self.config.update_every)
-        if self.model.num_timesteps == 0 or (obs is not None and self._obs is not None and not np.array_equal(obs, self._obs)):
+        self._next_update = min(self._next_update, model.num_timesteps + self.config.update_every)
+        goes_on = self._last == (model, self.training_env, model.num_timesteps)
+        if not goes_on or (obs is not None and self._obs is not None and not np.array_equal(obs, self._obs)):
             self._break_off()
         self._obs = obs if obs is not None else self._obs
 
@@ -113,9 +127,9 @@ class RecallTracesCallback(BaseCallback):
 
     def _record(self) -> None:
         """Note a step of all environments, raw, with true successors."""
-        normalize, found = self.model.get_vec_normalize_env(), self.locals
+        normalize, found, raw = self._normalize(), self.locals, self.model.get_vec_normalize_env()
         obs = np.array(found["new_obs"] if normalize is None else normalize.get_original_obs())
-        rewards = np.array(found["rewards"] if normalize is None else normalize.get_original_reward(), np.float32)
+        rewards = np.array(found["rewards"] if raw is None else raw.get_original_reward(), np.float32)
         dones, infos = np.array(found["dones"], bool), found["infos"]
         before = self._obs
         if normalize is None and "obs_tensor" in found:  # on-policy: what the policy saw
@@ -128,7 +142,7 @@ class RecallTracesCallback(BaseCallback):
             if terminal is not None:
                 next_obs[n] = terminal if normalize is None else normalize.unnormalize_obs(np.array(terminal))
             truncated[n] = infos[n].get("TimeLimit.truncated", False)
-        self._obs = obs
+        self._obs, self._last = obs, (self.model, self.training_env, self.model.num_timesteps)
         self._rollout_steps += 1
         if before is None:
             return
@@ -137,7 +151,7 @@ class RecallTracesCallback(BaseCallback):
         self._steps.append(Transitions(*map(torch.as_tensor, fields)))
 
     def _break_off(self) -> None:
-        """The environments were reset behind our back: end what was going on, as if its time was up."""
+        """The environments were reset, or stepped, behind our back: end what was going on, as if its time was up."""
         if self._steps:
             last = self._steps[-1]
             self._steps[-1] = dataclasses.replace(last, truncated=last.truncated | ~last.terminated)
@@ -175,6 +189,9 @@ class RecallTracesCallback(BaseCallback):
             return False
         if isinstance(model, OffPolicyAlgorithm) and model.num_timesteps <= model.learning_starts:
             return False
+        ready = max(0, len(self._steps) - 1) * model.n_envs
+        if not self.recall.cells.calibrated and ready < min(self.config.update_every, CALIBRATION_STEPS):
+            return False
         self._observe()
         if self.recall.memory.time == 0:
             return False
@@ -195,15 +212,18 @@ class RecallTracesCallback(BaseCallback):
         with self._mode(training=True):
             for _ in range(minibatches):
                 traces = self.recall.sample(c.imitation_batch_size)
-                if not bool(traces.mask.any()):
+                if not bool(traces.weights.any()):
                     return
-                loss = actor.loss(self._as_seen(traces.obs[0]), traces.actions[0]).mean()
+                losses = actor.loss(self._as_seen(traces.obs[0]), traces.actions[0])
                 actor.optimizer.zero_grad()
-                (c.imitation_coefficient * loss).backward()
+                (c.imitation_coefficient * (traces.weights[0] * losses).mean()).backward()
                 if actor.max_grad_norm is not None:
                     torch.nn.utils.clip_grad_norm_(actor.module.parameters(), actor.max_grad_norm)
                 actor.optimizer.step()
-                self.logger.record("recall/imitation_loss", loss.item())
+                self.logger.record("recall/imitation_loss", losses.mean().item())
+        if minibatches and isinstance(self.model, OnPolicyAlgorithm) and self.model.use_sde:
+            # State-dependent noise was drawn just now, for this rollout, with the deviation before imitation moved it.
+            self.model.policy.reset_noise(self.model.n_envs)
 
     def _value(self, obs: Tensor) -> Tensor:
         """V(s) of raw observations `(1, B, ...)`, `(1, B)`."""
@@ -212,11 +232,17 @@ class RecallTracesCallback(BaseCallback):
 
     def _as_seen(self, obs: Tensor) -> Tensor:
         """Raw observations `(B, ...)` as the policy's networks take them: normalised by the statistics of now."""
-        normalize = self.model.get_vec_normalize_env()
+        normalize = self._normalize()
         seen = obs.cpu().numpy()
         tensor, _ = self.model.policy.obs_to_tensor(seen if normalize is None else normalize.normalize_obs(seen))
         assert isinstance(tensor, Tensor)
         return tensor
+
+    def _normalize(self) -> VecNormalize | None:
+        """What normalises observations, if it can be asked for raw ones of the shape that the policy sees."""
+        normalize = self.model.get_vec_normalize_env()
+        same = normalize is not None and normalize.observation_space == self.model.observation_space
+        return normalize if same else None
 
     @contextmanager
     def _mode(self, training: bool) -> Iterator[None]:
@@ -254,47 +280,62 @@ class RecallTracesCallback(BaseCallback):
     def save(self, path: str | Path) -> None:
         """Write the backtracking model, what is remembered, the recalled traces and the generators; no code is stored.
 
-        The Stable-Baselines3 model is saved by its own `save`.
+        The Stable-Baselines3 model is saved by its own `save`. Saving changes nothing, also in the middle of `learn`.
 
         Raises:
-            ValueError: nothing has been trained yet.
+            ValueError: nothing has been trained yet, or the path's folder does not exist.
         """
+        if not Path(path).parent.is_dir():
+            raise ValueError(f"the folder {Path(path).parent} does not exist: make it before saving {Path(path).name} there")
+        if self._saved is not None:
+            return save_tree(path, *self._saved)
         if self.recall is None:
             raise ValueError("there is nothing to save before the first call of learn")
-        self._observe()
-        held = {str(k): vars(step) for k, step in enumerate(self._steps)}
+        names = [field.name for field in dataclasses.fields(Transitions)] if self._steps else []
+        held = {name: torch.stack([getattr(step, name) for step in self._steps]) for name in names}
         header = {name: getattr(self, name) for name in ("seed", "seconds", "_due")}
         header |= {"config": dataclasses.asdict(self.config), "num_envs": self.recall.memory.age.shape[1]}
         save_tree(path, {"recall": self.recall.state_dict(), "held": held}, header)
+        return None
 
-    def load(self, path: str | Path) -> None:
-        """Go on from what `save` wrote, its configuration included, with the next call of `learn`.
+    def load(self, path: str | Path) -> Self:
+        """Go on from what `save` wrote, its configuration and seed included, with the next call of `learn`.
+
+        Returns:
+            The callback itself.
 
         Raises:
-            ValueError: the file is not such a file, or (when `learn` is called) the environment is another one.
+            ValueError: the file is not such a file, or was written with another configuration than this callback was given;
+                or (when `learn` is called) the environment is another one.
         """
+        if Path(path).is_dir():
+            raise ValueError(f"{path} is a folder: give the file that save wrote")
         try:
             tree, header = load_tree(path, "cpu")
-            options = header["config"]
+            options = dict(header["config"])
             options["model"] = BacktrackingConfig(**options["model"] | {"hidden": tuple(options["model"]["hidden"])})
-            self.config, self.seed = RecallConfig(**options), header["seed"]
-            self._saved = tree, header
+            config, seed = RecallConfig(**options), header["seed"]
         except FileNotFoundError:
             raise
         except Exception as error:
             raise ValueError(f"{path} is not a saved RecallTracesCallback: {error}") from error
-        self.recall = None
+        if self._asked_for not in (None, config):
+            raise ValueError(f"{path} was saved with another configuration than this callback was given: leave config out")
+        self.config, self.seed, self._saved = config, seed, (tree, header)
+        self.recall, self._obs, self._last, self._steps = None, None, None, []
+        self._rollout_steps, self._next_update = 0, 0
+        return self
 
     def _restore(self, tree: dict[str, Any], header: dict[str, Any]) -> None:
         assert self.recall is not None
         try:
             if header["num_envs"] != self.training_env.num_envs:
                 raise ValueError(f"it was saved with {header['num_envs']} environments, not {self.training_env.num_envs}")
-            self.recall.load_state_dict(tree["recall"])
+            self.recall.load_state_dict(to_device(tree["recall"], self.model.device))
         except (KeyError, RuntimeError, ValueError) as error:
             raise ValueError(f"the saved callback does not fit this model: {error}") from error
         for name in ("seconds", "_due"):
             setattr(self, name, header[name])
-        self._steps = [Transitions(**step) for step in tree["held"].values()]
+        columns = zip(*tree["held"].values(), strict=True)
+        self._steps = [Transitions(**dict(zip(tree["held"], step, strict=True))) for step in columns]
         self._break_off()  # the environments of then are gone
-        self._observe(keep=0)

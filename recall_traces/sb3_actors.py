@@ -119,7 +119,8 @@ def make_actor(model: BaseAlgorithm) -> Actor:
         try:
             check(getattr(model, f"{kind[:-1]}_space"))
         except UnsupportedSpaceError as error:
-            raise ValueError(f"recall traces cannot serve these {kind} of {name}: {error}") from error
+            hint = " and MlpPolicy takes that" if "FlattenObservation" in str(error) else ""
+            raise ValueError(f"recall traces cannot serve these {kind} of {name}: {error}{hint}") from error
     if isinstance(model, OnPolicyAlgorithm):
         known = inspect.signature(model.policy.evaluate_actions).parameters
         if "lstm_states" in known:

@@ -1,4 +1,4 @@
-"""Stable-Baselines3's models with the callback and without: PPO on FourRooms-19 and Hopper-v5, SAC on MountainCarContinuous-v0.
+"""Stable-Baselines3's models with the callback and without: PPO on FourRooms-19, Hopper-v5, CartPole-v1, SAC on a mountain car.
 
     python scripts/compare_sb3.py --tasks four-rooms                 # all seeds, with and without; goes on where it stopped
     python scripts/compare_sb3.py --tasks mountain-car --part 0      # every second seed, so that two processes can share the work
@@ -52,6 +52,10 @@ def mountain_car(seed: int) -> BaseAlgorithm:
     return SAC("MlpPolicy", env, seed=seed, device="cpu", policy_kwargs={"net_arch": [64, 64]}, **options)
 
 
+def cart_pole(seed: int) -> BaseAlgorithm:
+    return PPO("MlpPolicy", make_gymnasium("CartPole-v1", seed=seed), seed=seed, device="cpu")
+
+
 def hopper(seed: int) -> BaseAlgorithm:
     return PPO("MlpPolicy", VecNormalize(make_gymnasium("Hopper-v5", seed=seed)), seed=seed, device="cpu")
 
@@ -67,13 +71,17 @@ class Task:
     every: int
     config: RecallConfig
     success_return: float | None = None
-    succeeds: bool = True
+    drawn: str = "success"
+    compared: str = "success"
 
 
 TASKS = {
     "four-rooms": Task("FourRooms-19", four_rooms, 16, 150_000, 2048, FOUR_ROOMS),
-    "mountain-car": Task("MountainCarContinuous-v0", mountain_car, 8, 50_000, 5000, RecallConfig(), 90.0),
-    "hopper": Task("Hopper-v5", hopper, 5, 200_000, 20_480, RecallConfig(), succeeds=False),
+    "mountain-car": Task("MountainCarContinuous-v0", mountain_car, 8, 50_000, 5000, RecallConfig(), 90.0, drawn="episode_return"),
+    "hopper": Task("Hopper-v5", hopper, 5, 200_000, 20_480, RecallConfig(), drawn="episode_return", compared="episode_return"),
+    "cart-pole": Task(
+        "CartPole-v1", cart_pole, 5, 50_000, 4096, RecallConfig(), drawn="episode_return", compared="episode_return"
+    ),
 }
 
 
@@ -132,10 +140,9 @@ def join(name: str) -> None:
     """Statistics and picture."""
     folders = sorted(path.parent for path in (FOLDER / name).glob("*/curves.csv"))
     if folders:
-        curves = read_curves(*folders)
-        metric = "success" if TASKS[name].succeeds else "episode_return"
-        (FOLDER / name / "comparison.json").write_text(json.dumps(compare_arms(curves, metric), indent=1))
-        plot_comparison(curves, FOLDER / name / "curves.png", metric=metric, title=f"Stable-Baselines3 on {TASKS[name].env_id}")
+        curves, task = read_curves(*folders), TASKS[name]
+        (FOLDER / name / "comparison.json").write_text(json.dumps(compare_arms(curves, task.compared), indent=1))
+        plot_comparison(curves, FOLDER / name / "curves.png", metric=task.drawn, title=f"Stable-Baselines3 on {task.env_id}")
 
 
 if __name__ == "__main__":

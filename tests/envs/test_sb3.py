@@ -12,8 +12,9 @@ from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.utils import check_for_correct_spaces
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, VecNormalize
 
+from recall_traces.curves import read_curves
 from recall_traces.envs import make
 from recall_traces.envs.interface import Step
 from recall_traces.envs.sb3 import BatchedVecEnv, make_vec_env
@@ -160,6 +161,22 @@ def test_monitor_reports_episodes() -> None:
         ended |= {(k, n): (info["episode"]["r"], info["episode"]["l"]) for n, info in enumerate(infos) if "episode" in info}
     assert ended == {(k, 0): (1.0, 8) for k in range(7, 70, 8)} | {(69, 1): (0.0, 70)}
     assert isinstance(make_vec_env("FourRooms-7", monitor=False), BatchedVecEnv)
+
+
+@pytest.mark.parametrize("env_id", ["FourRooms-7", "CartPole-v1", "gymnasium/MountainCar-v0"])
+@pytest.mark.parametrize("outside", [False, True])
+def test_the_file_of_episodes_tells_the_task(env_id: str, outside: bool, tmp_path: Path) -> None:
+    if outside:
+        env: VecEnv = VecMonitor(make_vec_env(env_id, monitor=False), str(tmp_path / "log"))
+    else:
+        env = make_vec_env(env_id, monitor=tmp_path / "log")
+    env.reset()
+    for _ in range(500):
+        env.step(np.zeros(1, np.int64))
+    env.close()
+    assert (tmp_path / "log.monitor.csv").read_text().count("\n") > 3
+    curves = read_curves(tmp_path)
+    assert [c.task for c in curves] == [env_id]
 
 
 def test_seeds_take_effect_at_the_next_reset_and_once() -> None:

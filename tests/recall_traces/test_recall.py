@@ -332,6 +332,21 @@ def test_a_saved_run_goes_on_exactly(space: spaces.Space, options: dict[str, Any
             assert torch.equal(value, vars(other)[name]), name
 
 
+def test_imitation_fades_where_reward_is_not_rare() -> None:
+    """By the share of steps that pay: whole up to a tenth, half at 15 of a hundred, none from a fifth on."""
+    for paying, expected in ((0, 1.0), (10, 1.0), (15, 0.5), (20, 0.0), (100, 0.0)):
+        recall, steps = make_recall(), walk(*(k % 9 for k in range(101)))
+        steps.rewards[:paying] = 1.0
+        recall.observe(steps)
+        metrics = recall.update()
+        sample = recall.sample(7)
+        assert metrics["recall/rarity"].tolist() == pytest.approx([expected], abs=1e-5)
+        assert sample.mask.all()
+        torch.testing.assert_close(sample.weights, torch.full((1, 7), expected), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="rare_reward must be above 0, not 0"):
+        make_recall(rare_reward=0)
+
+
 @pytest.mark.parametrize("options", [{}, {"traces_from": "record"}, {"model": SMALL}, {"source": "return", "fit_on": "top"}])
 def test_a_seed_draws_the_same_whatever_the_others_see(options: dict[str, Any]) -> None:
     samples = []

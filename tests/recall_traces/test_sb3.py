@@ -1,5 +1,6 @@
 """The callback, with Stable-Baselines3's own models."""
 
+import dataclasses
 import math
 import sys
 
@@ -12,14 +13,22 @@ from gymnasium import spaces
 from stable_baselines3 import A2C, DDPG, DQN, PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EvalCallback
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
+from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecNormalize
 
 from recall_traces import BacktrackingConfig, RecallConfig, RecallTracesCallback
 from recall_traces.data import Traces
+from recall_traces.envs.sb3 import make_vec_env
+from recall_traces.saving import flatten, load_tree
 from recall_traces.sb3_actors import make_actor
 
 SMALL = RecallConfig(
-    traces_per_update=8, trace_length=10, search_length=10, imitation_batch_size=32, model=BacktrackingConfig(hidden=(16,))
+    traces_per_update=8,
+    trace_length=10,
+    search_length=10,
+    imitation_batch_size=32,
+    rare_reward=1.0,  # lines pay at every step
+    model=BacktrackingConfig(hidden=(16,)),
 )
 ON, OFF = {"n_steps": 16}, {"learning_starts": 20, "buffer_size": 1000, "batch_size": 8}
 SERVED = [(PPO, ON | {"batch_size": 16}), (A2C, {}), (SAC, OFF), (TD3, OFF), (DDPG, OFF)]
@@ -152,6 +161,83 @@ def test_several_calls_of_learn():
     assert callback.recall.memory.age[0, 0, 32] == 0
 
 
+class Walk(gymnasium.Env):
+    """A point in an unbounded plane drifts away by its action, and begins anew after 50 steps."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.age = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.age += 1
+        place = np.array([self.age, np.sin(self.age) + float(action[0])], np.float32)
+        return place, 0.0, False, self.age == 50, {}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options", "count"), [(A2C, {}, 4), (SAC, {"buffer_size": 1000, "batch_size": 8, "learning_starts": 0}, 1)]
+)
+def test_the_grid_of_unbounded_observations_is_fixed_by_many_states(algorithm, options, count):
+    callback = RecallTracesCallback(SMALL, seed=0)
+    algorithm("MlpPolicy", DummyVecEnv([Walk] * count), seed=0, **options, **net()).learn(400, callback=callback)
+    memory = callback.recall.memory
+    assert memory.time * count >= 256
+    first = memory.steps.next_obs[0, :, : 256 // count].flatten(0, 1)
+    ratio = callback.recall.cells.width[0, 0] / (6 * first.std(0, correction=0) / SMALL.cell_bins)
+    assert ((ratio > 0.5) & (ratio < 2)).all()
+
+
+def continuous(memory):
+    """Whether every step of lines takes one unit of time and begins where the one before it led, but for the ends of episodes."""
+    held = memory.steps.map(lambda x: x[0, :, : memory.time])
+    if not torch.equal(held.obs[..., 1] + 1, held.next_obs[..., 1]):
+        return False
+    within = ~(held.terminated | held.truncated)[:, :-1]
+    return torch.equal(held.next_obs[:, :-1][within], held.obs[:, 1:][within])
+
+
+def test_steps_between_that_the_callback_did_not_see():
+    model, callback = SAC("MlpPolicy", lines(1), **OFF, **net()), RecallTracesCallback(SMALL)
+    model.learn(40, callback=callback)
+    model.learn(3, reset_num_timesteps=False)
+    model.learn(40, callback=callback, reset_num_timesteps=False)
+    callback._observe()
+    assert callback.recall.memory.time > 70
+    assert continuous(callback.recall.memory)
+
+
+def test_the_same_model_from_a_file(tmp_path):
+    model, callback = SAC("MlpPolicy", lines(1), **OFF, **net()), RecallTracesCallback(SMALL)
+    model.learn(41, callback=callback)  # not at an episode's end
+    model.save(tmp_path / "model")
+    model = SAC.load(tmp_path / "model", env=lines(1))
+    model.learn(40, callback=callback, reset_num_timesteps=False)
+    callback._observe()
+    assert callback.recall.memory.time > 70
+    assert continuous(callback.recall.memory)
+
+
+def test_stacked_frames_inside_and_outside_of_normalisation():
+    """Outside, raw observations are remembered; inside they cannot be asked for, and are remembered as the policy sees them."""
+    for inside in (False, True):
+        env = VecFrameStack(lines(2, normalized=True), 3) if inside else VecNormalize(VecFrameStack(lines(2), 3), clip_obs=1e6)
+        model, callback = PPO("MlpPolicy", env, **ON, batch_size=16, **net()), RecallTracesCallback(SMALL)
+        model.learn(96, callback=callback)
+        callback._observe()
+        memory = callback.recall.memory
+        assert memory.time == 47
+        assert callback.recall.buffer[0].mask.any()
+        found = remembered(callback, 0)
+        truth = np.array([row[2] for row in (env.venv if inside else env).venv.unwrapped.envs[0].log])
+        np.testing.assert_allclose(found["rewards"], truth[:47], rtol=1e-5)
+        places = np.array([row[0] for row in env.unwrapped.envs[0].log])[:47]
+        assert np.allclose(found["obs"][:, -2:], places, atol=1e-4) != inside
+
+
 # What is imitated --------------------------------------------------------------------------------------------------------
 
 
@@ -193,11 +279,21 @@ def test_the_first_ratio_of_every_rollout_is_1(discrete):
 STATE_DEPENDENT = [(algorithm, options | {"use_sde": True}) for algorithm, options in SERVED if algorithm not in (TD3, DDPG)]
 
 
-@pytest.mark.parametrize(("algorithm", "options"), [*SERVED, *STATE_DEPENDENT])
-def test_without_weight_nothing_changes_bit_for_bit(algorithm, options):
+NOISE = {"action_noise": NormalActionNoise(np.zeros(1), np.full(1, 0.3))}
+CONTRIB = [("TRPO", ON | {"batch_size": 16}), ("TQC", OFF)]
+NOISY = [(TD3, OFF | NOISE), (SAC, OFF | NOISE)]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options", "normalized"),
+    [(*case, False) for case in (*SERVED, *STATE_DEPENDENT, *NOISY, *CONTRIB)] + [(PPO, SERVED[0][1], True), (SAC, OFF, True)],
+)
+def test_without_weight_nothing_changes_bit_for_bit(algorithm, options, normalized):
+    if isinstance(algorithm, str):
+        algorithm = getattr(pytest.importorskip("sb3_contrib"), algorithm)
     finals = []
     for callback in (None, RecallTracesCallback(RecallConfig(imitation_coefficient=0.0, trace_length=10, search_length=10))):
-        model = algorithm("MlpPolicy", lines(2), seed=3, **options, **net())
+        model = algorithm("MlpPolicy", lines(2, normalized=normalized), seed=3, **options, **net())
         model.learn(96, callback=callback)
         finals.append((parameters(model.policy), np.random.random(), torch.rand(3)))  # noqa: NPY002  # the global one is the point
     assert torch.equal(finals[0][0], finals[1][0])
@@ -335,6 +431,51 @@ def test_states_of_high_value_by_the_models_own_critic(algorithm):
     assert callback.recall.buffer[0].mask.any()
 
 
+def test_the_noise_of_state_dependent_exploration_is_that_of_the_imitated_policy():
+    differences = []
+
+    class Noise(BaseCallback):
+        def _on_step(self):
+            policy = self.model.policy
+            drawn_with = policy.action_dist.weights_dist.scale
+            differences.append(float((policy.action_dist.get_std(policy.log_std) - drawn_with).detach().abs().max()))
+            return True
+
+    model = PPO("MlpPolicy", lines(2), **ON, batch_size=16, learning_rate=0.01, use_sde=True, **net())
+    model.learn(128, callback=[callback := RecallTracesCallback(SMALL), Noise()])
+    assert callback.recall.buffer[0].mask.any()
+    assert max(differences) == 0
+
+
+def test_by_default_something_happens_within_three_rollouts():
+    class Rollouts(BaseCallback):
+        count = 0
+
+        def _on_rollout_start(self):
+            self.count += 1
+
+        def _on_step(self):
+            return self.count < 3
+
+    finals = []
+    for callback in (None, RecallTracesCallback()):
+        model = PPO("MlpPolicy", make_vec_env("FourRooms-7", 2, seed=0), n_steps=128, batch_size=64, seed=0, **net())
+        model.learn(10_000, callback=[Rollouts(), *([callback] if callback else [])])
+        finals.append(parameters(model.policy))
+    assert callback.recall.buffer[0].mask.any()
+    assert not torch.equal(*finals)
+
+
+def test_where_every_step_pays_nothing_is_imitated():
+    finals = []
+    for callback in (None, RecallTracesCallback()):
+        model = PPO("MlpPolicy", lines(2), n_steps=128, batch_size=64, seed=0, **net())
+        model.learn(768, callback=callback)
+        finals.append(parameters(model.policy))
+    assert callback.recall.buffer[0].mask.any()
+    assert torch.equal(*finals)
+
+
 # Company -----------------------------------------------------------------------------------------------------------------
 
 
@@ -360,7 +501,7 @@ def test_what_is_logged(tmp_path):
     model.learn(320, callback=RecallTracesCallback(SMALL), log_interval=3)
     model.logger.close()
     header = (tmp_path / "progress.csv").read_text().splitlines()[0].split(",")
-    names = "model_loss imitation_loss traces trace_length states states_return best_return novelty_share seconds"
+    names = "model_loss imitation_loss traces trace_length states states_return best_return novelty_share rarity seconds"
     assert {f"recall/{name}" for name in names.split()} <= set(header)
 
 
@@ -369,17 +510,18 @@ def test_save_and_load_go_on_exactly(tmp_path):
     model = PPO("MlpPolicy", lines(2), **ON, batch_size=16, seed=0, **net())
     model.learn(160, callback=(callback := RecallTracesCallback(SMALL, seed=5)))
     callback.save(path)
-    held = callback._steps[0]
-    loaded = RecallTracesCallback()
-    loaded.load(path)
+    loaded = RecallTracesCallback().load(path)
+    loaded.save(tmp_path / "again")  # what was loaded
+    loaded = RecallTracesCallback(SMALL).load(tmp_path / "again")
     loaded.init_callback(model)
     assert loaded.config == SMALL
     assert loaded.seed == 5
     # The environments of the saved run are gone: its open episodes end.
-    assert loaded.recall.memory.time == callback.recall.memory.time + 1
-    assert bool((loaded.recall.memory.steps.truncated[0, :, callback.recall.memory.time] | held.terminated).all())
+    assert len(loaded._steps) == len(callback._steps) > 1
+    assert bool((loaded._steps[-1].truncated | callback._steps[-1].terminated).all())
     callback._break_off()
-    callback._observe(keep=0)
+    for x in (callback, loaded):
+        x._observe(keep=0)
     for _ in range(3):
         a, b = (x.recall.update(x._value) for x in (callback, loaded))
         assert a.keys() == b.keys()
@@ -390,6 +532,57 @@ def test_save_and_load_go_on_exactly(tmp_path):
     model.learn(32, callback=loaded)
 
 
+class Save(BaseCallback):
+    """Saves a callback in the middle of each rollout."""
+
+    def __init__(self, callback, path):
+        super().__init__()
+        self.callback, self.path = callback, path
+
+    def _on_step(self):
+        if self.n_calls % 7 == 0:
+            self.callback.save(self.path)
+        return True
+
+
+@pytest.mark.parametrize("env", [lines, lambda: DummyVecEnv([Walk] * 2)])
+def test_saving_changes_nothing(env, tmp_path):
+    finals = []
+    for saves in (False, True):
+        model, callback = A2C("MlpPolicy", env(), seed=0, n_steps=8, **net()), RecallTracesCallback(SMALL)
+        model.learn(400, callback=[callback, *([Save(callback, tmp_path / "saved")] if saves else [])])
+        finals.append(parameters(model.policy))
+    assert callback.recall.buffer[0].mask.any()
+    assert torch.equal(*finals)
+
+
+def test_files_hold_only_what_is_remembered(tmp_path):
+    sizes = []
+    for memory_size in (1000, 100_000):
+        callback = RecallTracesCallback(dataclasses.replace(SMALL, memory_size=memory_size), seed=0)
+        PPO("MlpPolicy", lines(2), **ON, batch_size=16, seed=0, **net()).learn(64, callback=callback)
+        callback.save(tmp_path / "saved")
+        sizes.append((tmp_path / "saved").stat().st_size)
+    assert abs(sizes[1] - sizes[0]) < 1000
+
+
+def test_generators_stay_on_the_cpu_and_all_else_goes_to_the_device(tmp_path):
+    model = PPO("MlpPolicy", lines(2), **ON, batch_size=16, **net())
+    model.learn(64, callback=(callback := RecallTracesCallback(SMALL)))
+    callback.save(tmp_path / "saved")
+    tree, _ = load_tree(tmp_path / "saved", "meta")
+    devices = {name: value.device.type for name, value in flatten(tree) if isinstance(value, torch.Tensor)}
+    generators = {"recall/generator", "recall/model/generator"}
+    assert {name for name, device in devices.items() if device == "cpu"} == generators
+    assert set(devices.values()) == {"cpu", "meta"}
+    moved = []
+    loaded = RecallTracesCallback().load(tmp_path / "saved")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recall_traces.sb3.to_device", lambda tree, device: moved.append(device) or tree)
+        loaded.init_callback(model)
+    assert moved == [model.device]
+
+
 def test_files_that_are_not_one(tmp_path):
     with pytest.raises(FileNotFoundError):
         RecallTracesCallback().load(tmp_path / "nothing")
@@ -398,11 +591,16 @@ def test_files_that_are_not_one(tmp_path):
         RecallTracesCallback().load(tmp_path / "junk")
     with pytest.raises(ValueError, match="nothing to save"):
         RecallTracesCallback().save(tmp_path / "early")
+    with pytest.raises(ValueError, match="is a folder: give the file"):
+        RecallTracesCallback().load(tmp_path)
     model = PPO("MlpPolicy", lines(2), **ON, batch_size=16, **net())
     model.learn(32, callback=(callback := RecallTracesCallback(SMALL)))
     callback.save(tmp_path / "two")
-    other = RecallTracesCallback()
-    other.load(tmp_path / "two")
+    with pytest.raises(ValueError, match=r"folder .*missing does not exist"):
+        callback.save(tmp_path / "missing" / "two")
+    with pytest.raises(ValueError, match="another configuration"):
+        RecallTracesCallback(RecallConfig()).load(tmp_path / "two")
+    other = RecallTracesCallback().load(tmp_path / "two")
     with pytest.raises(ValueError, match="with 2 environments, not 3"):
         PPO("MlpPolicy", lines(3), **ON, batch_size=16, **net()).learn(48, callback=other)
 
@@ -427,7 +625,7 @@ def test_models_that_cannot_be_served_are_refused_when_training_starts():
     refused = [
         (DQN("MlpPolicy", lines(1, discrete=True)), "DQN has no actor.*PPO, A2C, SAC, TD3, DDPG, TRPO and TQC"),
         (PPO("MultiInputPolicy", Odd(spaces.Dict(a=spaces.Discrete(3)))), "observations of PPO.*Dict"),
-        (PPO("CnnPolicy", Odd(IMAGE)), "observations of PPO.*FlattenObservation"),
+        (PPO("CnnPolicy", Odd(IMAGE)), "observations of PPO.*FlattenObservation.*and MlpPolicy"),
         (contrib.RecurrentPPO("MlpLstmPolicy", lines(1)), "recurrent"),
         (contrib.MaskablePPO("MlpPolicy", lines(1, discrete=True)), "masks"),
         (contrib.QRDQN("MlpPolicy", lines(1, discrete=True)), "QRDQN has no actor"),
@@ -461,5 +659,7 @@ def test_contributed_algorithms_are_served():
 def test_another_environment_needs_another_callback():
     callback = RecallTracesCallback(SMALL)
     PPO("MlpPolicy", lines(2), **ON, batch_size=16, **net()).learn(32, callback=callback)
+    with pytest.raises(ValueError, match="make a new one"):
+        PPO("MlpPolicy", lines(2, discrete=True), **ON, batch_size=16, **net()).learn(32, callback=callback)
     with pytest.raises(ValueError, match="make a new one"):
         PPO("MlpPolicy", lines(3), **ON, batch_size=16, **net()).learn(32, callback=callback)

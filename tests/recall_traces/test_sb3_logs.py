@@ -220,6 +220,17 @@ def test_torn_events_give_what_came_before(sb3, tmp_path):
 # Arms, seeds and tasks ---------------------------------------------------------------------------------------------------
 
 
+def test_a_folder_of_runs_stands_for_each(tmp_path):
+    for number in (1, 2, 10):
+        evaluations(tmp_path / "tb" / f"PPO_{number}", results=[[number], [number]])
+    (tmp_path / "tb" / "other").mkdir()
+    (curves,) = read_curves(tmp_path / "tb")
+    assert curves.seeds == {"PPO": (0, 1, 2)}
+    assert curves.values["episode_return"]["PPO"][:, 0].tolist() == [1, 2, 10]
+    with pytest.raises(ValueError, match="does not exist"):
+        read_curves(tmp_path / "tb" / "other")
+
+
 def test_numbered_folders_are_seeds(tmp_path):
     folders = [evaluations(tmp_path / name) for name in ("PPO_2", "PPO_1", "A2C_1", "_7", "PPO_1b")]
     for clashes in (False, True):
