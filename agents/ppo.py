@@ -268,7 +268,7 @@ class PPO(Learner):
             loss = -(traces.weights * log_probs).sum(1) / valid.clamp(min=1)
             backward(self.recall.imitation_coefficient * loss, self.policy_optimizer)
             scale = clip_scale(self.config.max_grad_norm, self.policy_optimizer)
-            active = [a and b > 0 for a, b in zip(self.alive, valid.tolist(), strict=True)]
+            active = [a and b > 0 for a, b in zip(self.alive, traces.weights.sum(1).tolist(), strict=True)]
             self.policy_optimizer.step(learning_rate, active, scale)
             metrics = {"imitation_loss": loss.detach()}
         return metrics

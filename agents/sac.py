@@ -273,7 +273,7 @@ class SAC(Learner):
             # temperature that rose in reply would only drown the reward, so it may fall but not rise.
             gradient = -(log_probs.detach()[:, :size].mean(1, keepdim=True) + self.target_entropy)
             if traces is not None:
-                gradient = torch.where(traces.mask.any(1, keepdim=True), gradient.clamp(min=0), gradient)
+                gradient = torch.where(traces.weights.any(1, keepdim=True), gradient.clamp(min=0), gradient)
             self.ent_coef_optimizer.grads = gradient
             self.ent_coef_optimizer.step(c.learning_rate, self.alive)
         if all(self.alive):
