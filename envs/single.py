@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import gymnasium
@@ -38,6 +39,9 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         self._seeded = False
         if render_mode is not None and not hasattr(self._env, "render"):
             raise ValueError(f"{env_id} cannot be drawn; its render mode must be None")
+        # After the last step the environment has begun its next episode, but a picture is to show how this one ended.
+        self._draws_obs = render_mode is not None and "obs" in inspect.signature(self._env.render).parameters
+        self._shown: Tensor | None = None
         self.observation_space, self.action_space = self._env.observation_space, self._env.action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -46,16 +50,20 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         if seed is not None or not self._seeded:
             self._env = make(self._env_id, seed=int(self.np_random.integers(2**31)), **self._options)
             self._seeded = True
+        self._shown = None
         return _single(self._env.reset()), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take one step; after the end of an episode call `reset`."""
         step = self._env.step(torch.as_tensor(np.asarray(action)).unsqueeze(0))
+        self._shown = step.final_obs[0]
         return _single(step.final_obs), float(step.rewards), bool(step.terminated), bool(step.truncated), {}
 
     def render(self) -> NDArray[np.uint8] | None:
         """RGB, uint8, `(height, width, 3)`, or None where no render mode was asked for."""
-        return self._env.render() if self.render_mode else None
+        if self.render_mode is None:
+            return None
+        return self._env.render(obs=self._shown) if self._draws_obs else self._env.render()
 
 
 def _single(batch: Tensor) -> Any:

@@ -410,3 +410,18 @@ def test_actions_at_the_bounds_are_imitated_too():
     for _ in range(600):
         sac.learn_from(nothing, torch.zeros(1, 2, 2), recall.traces)
     torch.testing.assert_close(sac.act(torch.zeros(1, 3, 3), greedy=True), recalled, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize(("target", "falls"), [(-30.0, True), (30.0, False)])
+def test_the_temperature_falls_but_does_not_rise_where_traces_are_imitated(target, falls):
+    """Seed 0 has traces, seed 1 has none; the entropy lies between the two targets."""
+    generator = torch.Generator().manual_seed(0)
+    recall = Given(torch.randn(2, 6, 3, generator=generator), torch.rand(2, 6, 2, generator=generator), {0})
+    config = SACConfig(net_arch=(8,), buffer_size=8, target_entropy=target)
+    sac = SAC(Spaces(num_envs=2), config, recall=recall, num_seeds=2)
+    for step in range(3):
+        batch, noise = random_batch(2, 8, seed=step)
+        sac.learn_from(batch, noise, recall.traces)
+    imitates, plain = sac.log_ent_coef[:, 0].tolist()
+    assert plain == pytest.approx(-3 * config.learning_rate if falls else 3 * config.learning_rate, rel=1e-2)
+    assert imitates == pytest.approx(plain if falls else 0.0, abs=1e-7)

@@ -169,12 +169,20 @@ class Other(Spaces):
         (Other(spaces.MultiDiscrete([1, 1])), r"sac\.safetensors does not fit"),
         (Other(action_space=spaces.Box(-1, 1, (3,))), r"sac\.safetensors does not fit"),
         (Other(action_space=spaces.Discrete(2)), "use PPO"),
+        (Other(action_space=spaces.Box(-5, 9, BOX_ACTION.shape)), r"actions had bounds .* not \[\[-5"),
     ],
 )
 def test_an_environment_with_other_spaces_is_refused(tmp_path, env, message):
     trained().save(tmp_path / "sac.safetensors")
     with pytest.raises(ValueError, match=message):
         SAC.load(tmp_path / "sac.safetensors", env)
+
+
+def test_bounds_in_double_precision_serve_as_well(tmp_path):
+    env = Spaces(action_space=spaces.Box(-1.0, 1.0, (2,), np.float64))
+    sac = SAC(env, SACConfig(net_arch=(8,), buffer_size=8))
+    actions, _ = sac.predict(np.zeros(3, np.float32))
+    assert actions.dtype == np.float32
 
 
 def test_files_that_are_something_else_are_refused(tmp_path):

@@ -3,6 +3,7 @@ import warnings
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium.utils.env_checker import check_env
 
 from recall_traces.envs import register_with_gymnasium
@@ -75,3 +76,21 @@ def test_thresholds_and_render_modes() -> None:
         SingleEnv("FourRooms-7", render_mode="human")
     with pytest.raises(ValueError, match="MountainCar-v0 cannot be drawn"):
         SingleEnv("MountainCar-v0", render_mode="rgb_array")
+
+
+@pytest.mark.parametrize("env_id", ["FourRooms-7", "PointMaze-U", "PointMass-2", "CartPole-v1"])
+def test_after_the_last_step_a_picture_shows_how_the_episode_ended(env_id: str) -> None:
+    env = SingleEnv(env_id, render_mode="rgb_array")
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    shown, ended = None, False
+    while not ended:
+        obs, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        ended = terminated or truncated
+        shown = env.render()
+    assert shown is not None
+    np.testing.assert_array_equal(shown, env.unwrapped._env.render(obs=torch.as_tensor(obs)))
+    first, _ = env.reset()
+    again = env.render()
+    np.testing.assert_array_equal(again, env.unwrapped._env.render(obs=torch.as_tensor(first)))
+    assert not np.array_equal(shown, again)
