@@ -83,6 +83,7 @@ TASKS = {
         "CartPole-v1", cart_pole, 5, 50_000, 4096, RecallConfig(), drawn="episode_return", compared="episode_return"
     ),
 }
+TASKS["cart-pole-always"] = replace(TASKS["cart-pole"], config=RecallConfig(rare_reward=1.0))
 
 
 class Evaluate(BaseCallback):

@@ -20,7 +20,8 @@ SMALL = BacktrackingConfig(kind="network", hidden=(8,), batch_size=32)
 def make_recall(
     num_envs: int = 1, num_seeds: int = 1, seed: int = 0, space: spaces.Space = SPACE, given: Tensor | None = None, **options: Any
 ) -> RecallTraces:
-    config = RecallConfig(**({"traces_per_update": 16, "trace_length": 12, "search_length": 20, "memory_size": 4000} | options))
+    defaults = {"traces_per_update": 16, "trace_length": 12, "search_length": 20, "memory_size": 4000, "rare_reward": 1.0}
+    config = RecallConfig(**(defaults | options))
     return RecallTraces(space, ACTIONS, config, num_seeds=num_seeds, num_envs=num_envs, seed=seed, given=given)
 
 
@@ -397,6 +398,8 @@ def test_short_rollouts_and_small_memories_work(
         space,
         source=source,
         memory_size=memory_size,
+        trace_length=min(12, memory_size),
+        search_length=min(20, memory_size),
         model=BacktrackingConfig(hidden=(8,), batch_size=8),
         model_updates=2,
     )

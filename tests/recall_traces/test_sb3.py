@@ -425,7 +425,7 @@ def test_short_rollouts_do_not_recall_after_each():
 
 @pytest.mark.parametrize("algorithm", [PPO, SAC])
 def test_states_of_high_value_by_the_models_own_critic(algorithm):
-    config = RecallConfig(source="critic", trace_length=10, search_length=10, model=SMALL.model)
+    config = RecallConfig(source="critic", trace_length=10, search_length=10, rare_reward=1.0, model=SMALL.model)
     model = algorithm("MlpPolicy", lines(2, normalized=True), **(ON | {"batch_size": 16} if algorithm is PPO else OFF), **net())
     model.learn(96, callback=(callback := RecallTracesCallback(config)))
     assert callback.recall.buffer[0].mask.any()
@@ -649,7 +649,7 @@ def test_contributed_algorithms_are_served():
         contrib.TRPO("MlpPolicy", lines(2), **ON, batch_size=16, **net()),
         contrib.TQC("MlpPolicy", lines(2), **OFF, **net()),
     ):
-        config = RecallConfig(source="critic", trace_length=10, search_length=10, model=SMALL.model)
+        config = RecallConfig(source="critic", trace_length=10, search_length=10, rare_reward=1.0, model=SMALL.model)
         model.learn(96, callback=(callback := RecallTracesCallback(config)))
         for group in callback.actor.optimizer.param_groups:
             group["lr"] = 0.02

@@ -32,6 +32,7 @@ CHOICES = {
     "source": "novelty",
     "traces_from": "record",
     "fit_on": "top",
+    "search": "shortest",
     "kind": {"recall.model": "network", "bonus": "rnd"},
     "target_kl": 0.5,
     "layout_seed": 3,
