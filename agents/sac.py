@@ -160,6 +160,10 @@ class SAC(Learner):
             self.obs_normalizer = RunningNormalizer(num_seeds, observation_space.shape[0]).to(self.device)
         self.replay = Replay(observation_space, action_space, num_seeds, self.num_envs, c.buffer_size, self.device)
         self.generator = seeded_generator(seed, "actions and minibatches", self.device)
+        self.value_generator = seeded_generator(seed, "values", self.device)
+        self.value_seed = self.value_generator.initial_seed()
+        self.updates = 0
+        """Gradient steps since it was made or loaded."""
         self.recalls = False
         """Whether there may be traces to imitate."""
         self.last_obs: Tensor | None = None
@@ -179,9 +183,12 @@ class SAC(Learner):
 
     @torch.no_grad()
     def value(self, obs: Tensor) -> Tensor:
-        """Soft value of raw observations `(S, B, *observation)`, by one action each: min Q(s, a) - α log π(a | s), `(S, B)`."""
+        """Soft value of raw observations `(S, B, *observation)`, by one action each: min Q(s, a) - α log π(a | s), `(S, B)`.
+
+        The noise of the actions depends on the seed, on how many gradient steps there were, and on `B`, not on what was asked before.
+        """
         obs = self.obs_normalizer(obs)
-        noise = self.policy.noise(tuple(obs.shape[:2]), self.generator)
+        noise = self.policy.noise(tuple(obs.shape[:2]), self.value_generator.manual_seed(self.value_seed + self.updates))
         actions, log_probs = self.policy(obs).sample_with_log_prob(noise)
         return self.q(self.critics, obs, actions).amin(0) - self.ent_coef * log_probs
 
@@ -226,6 +233,7 @@ class SAC(Learner):
 
     def update(self) -> dict[str, Tensor]:
         """One gradient step of temperature, critics and actor, on one minibatch; returns what to log, each `(S,)`."""
+        self.updates += 1
         batch, columns = self.draw()
         traces = self.recall.sample(self.recall.imitation_batch_size, self.value) if self.recalls else None
         noise = self.policy.noise((self.num_seeds, 2 * self.config.batch_size), self.generator)
