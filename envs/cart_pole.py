@@ -114,10 +114,14 @@ class CartPole:
         observed = self._as_observed.to(torch.float32, memory_format=torch.contiguous_format)
         return observed.view(self.num_envs, 4)
 
-    def render(self) -> NDArray[np.uint8]:
-        """A picture of the first copy: RGB, uint8, `(200, 300, 3)`, 4.8 m wide."""
+    def render(self, obs: Tensor | None = None) -> NDArray[np.uint8]:
+        """A picture of the first copy: RGB, uint8, `(200, 300, 3)`, 4.8 m wide.
+
+        Args:
+            obs: what to show instead, one observation; a copy whose episode ended is in its next one already.
+        """
         height, width = 200, 300
-        position, angle, _, _ = self.state[:, 0].tolist()
+        position, angle = (self.state[:2, 0] if obs is None else obs[::2]).tolist()
         metre = width / (2 * MAX_POSITION)
         rows, columns = np.mgrid[:height, :width]
         right, up = columns - width / 2 - position * metre, 0.75 * height - rows  # pixels from where the pole is fixed

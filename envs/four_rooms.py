@@ -173,16 +173,17 @@ class FourRooms:
             obs = torch.stack((obs, goals.unsqueeze(-1).expand_as(obs)), -1)
         return obs, actions, prob, prob > 0
 
-    def render(self, cell_pixels: int = 16) -> NDArray[np.uint8]:
+    def render(self, cell_pixels: int = 16, obs: Tensor | None = None) -> NDArray[np.uint8]:
         """A picture of the first copy: walls dark, goal green, agent red.
 
         Args:
             cell_pixels: width of a cell.
+            obs: what to show instead, one observation; a copy whose episode ended is in its next one already.
 
         Returns:
             RGB, uint8, `(size * cell_pixels, size * cell_pixels, 3)`.
         """
-        first = self._obs[0].tolist()
+        first = (self._obs[0] if obs is None else obs).tolist()
         agent, goal = first if self.options.random_goal else (first, self.goal)
         picture = np.full((self.size**2, 3), 255, np.uint8)
         picture[self.walls.cpu().numpy()] = (60, 60, 60)

@@ -129,16 +129,17 @@ class PointMass:
         self._obs = torch.where(done.unsqueeze(1), self._next_first_obs(), final_obs)
         return Step(self._obs, terminated.float(), terminated, truncated, final_obs)
 
-    def render(self, metre_pixels: int = 40) -> NDArray[np.uint8]:
+    def render(self, metre_pixels: int = 40, obs: Tensor | None = None) -> NDArray[np.uint8]:
         """A picture of the first copy along the first two axes: what is out of reach dark, goal green, point red.
 
         Args:
             metre_pixels: width of a metre.
+            obs: what to show instead, one observation; a copy whose episode ended is in its next one already.
 
         Returns:
             RGB, uint8, `(10 * metre_pixels, 10 * metre_pixels, 3)`.
         """
-        first = self._obs[0].tolist()
+        first = (self._obs[0] if obs is None else obs).tolist()
         position, goal = first[self.position_columns], first[self.goal_columns]
         rows, columns = np.mgrid[: 10 * metre_pixels, : 10 * metre_pixels]
         right, up = (columns + 0.5) / metre_pixels - SIDE, SIDE - (rows + 0.5) / metre_pixels

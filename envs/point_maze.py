@@ -236,11 +236,12 @@ class PointMaze:
         between = torch.where(time_x < time_y, by_x, torch.where(time_x > time_y, by_y, by_x & by_y))
         return self._wall(first_x, first_y) | self._wall(last_x, last_y) | between
 
-    def render(self, cell_pixels: int = 48) -> NDArray[np.uint8]:
+    def render(self, cell_pixels: int = 48, obs: Tensor | None = None) -> NDArray[np.uint8]:
         """A picture of the first copy: walls dark, goal green, start (where it is always the same) blue, point red.
 
         Args:
             cell_pixels: width of a cell.
+            obs: what to show instead, one observation; a copy whose episode ended is in its next one already.
 
         Returns:
             RGB, uint8, `(height * cell_pixels, width * cell_pixels, 3)`.
@@ -249,7 +250,7 @@ class PointMaze:
         height, width = walls.shape
         rows, columns = np.mgrid[:height, :width]
         right, up = (columns + 0.5) / cell_pixels, (height - rows - 0.5) / cell_pixels
-        first = self._obs[0].tolist()
+        first = (self._obs[0] if obs is None else obs).tolist()
         goal_x, goal_y = self.goal or first[self.goal_columns]
         to_goal = np.hypot(right - goal_x, up - goal_y)
         picture = np.full((height, width, 3), 255, np.uint8)
