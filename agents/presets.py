@@ -60,10 +60,11 @@ PRESETS = {
         sil=SelfImitationConfig(imitation_batch_size=128),
     ),
     # Stable-Baselines3's settings of rl-baselines3-zoo.
-    "Pendulum-v1": Preset(ppo=PPOConfig(n_steps=256), sac=SACConfig(learning_rate=1e-3)),
+    "Pendulum-v1": Preset(ppo=PPOConfig(n_steps=256), sac=SACConfig(learning_rate=1e-3, gradient_steps=-1)),
     # PPO's settings by feasible goals and the plain learner; shorter searches for recall, since no way is long.
     "PointMass-": Preset(
         ppo=PPOConfig(learning_rate=1e-3, n_steps=256, batch_size=256, n_epochs=4),
+        sac=SACConfig(gradient_steps=-1),
         recall=RecallConfig(trace_length=40, candidates=4, search_length=60),
     ),
     # A reward at every step: states of high value by the critic, and a little imitation of short traces.
@@ -80,8 +81,9 @@ PRESETS = {
     ),
 }
 """By the beginning of the environment's name."""
-ELSEWHERE = Preset(ppo=PPOConfig(n_steps=256))
-"""Stable-Baselines3's defaults, with rollouts of 2048 steps of a seed where it has 8 environments instead of one."""
+ELSEWHERE = Preset(ppo=PPOConfig(n_steps=256), sac=SACConfig(gradient_steps=-1))
+"""Stable-Baselines3's defaults, with rollouts of 2048 steps, and as many gradient steps of SAC as environment steps, of a seed
+where it has 8 environments instead of one."""
 
 
 def preset(env_id: str) -> Preset:
