@@ -7,10 +7,12 @@ first critics of all seeds before the second. Departures from Stable-Baselines3 
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import torch
 from gymnasium import spaces
@@ -70,24 +72,31 @@ class SACConfig:
 
     def __post_init__(self) -> None:
         for name in ("buffer_size", "batch_size", "train_freq", "n_steps"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+            if not is_whole(getattr(self, name), 1):
                 raise ValueError(f"{name} must be a whole number of at least 1, not {getattr(self, name)}")
         for name in ("learning_rate", "tau", "initial_ent_coef"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        if self.gradient_steps < -1:
-            raise ValueError(f"gradient_steps must be at least 0, or -1, not {self.gradient_steps}")
-        if self.learning_starts < 0:
-            raise ValueError(f"learning_starts must not be negative, not {self.learning_starts}")
-        if self.ent_coef is not None and not self.ent_coef >= 0:
-            raise ValueError(f"ent_coef must not be negative, not {self.ent_coef}")
-        if any(units < 1 for units in self.net_arch):
-            raise ValueError(f"net_arch must hold positive numbers of units, not {self.net_arch}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, not {getattr(self, name)}")
+        if not is_whole(self.gradient_steps, -1):
+            raise ValueError(f"gradient_steps must be a whole number of at least 0, or -1, not {self.gradient_steps}")
+        if not is_whole(self.learning_starts, 0):
+            raise ValueError(f"learning_starts must be a whole number of at least 0, not {self.learning_starts}")
+        if self.ent_coef is not None and not 0 <= self.ent_coef < math.inf:
+            raise ValueError(f"ent_coef must be finite and not negative, not {self.ent_coef}")
+        if self.target_entropy is not None and not math.isfinite(self.target_entropy):
+            raise ValueError(f"target_entropy must be finite, not {self.target_entropy}")
+        if not all(is_whole(units, 1) for units in self.net_arch):
+            raise ValueError(f"net_arch must hold whole numbers of units of at least 1, not {self.net_arch}")
         for name in ("gamma", "tau"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {self.activation!r}")
+
+
+def is_whole(value: object, least: int) -> bool:
+    """Whether it is an integer of at least `least`; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 class Batch(NamedTuple):
@@ -112,6 +121,7 @@ class SAC(Learner):
         sampling: How the replay is drawn from: uniformly, unless said otherwise.
         num_seeds: `S`, runs in the fleet.
         seed: Seeds the initial weights, the actions and the minibatches.
+        allocate: Take the replay's memory now; otherwise with the first step, so not at all for a policy that only predicts.
 
     Raises:
         ValueError: the number of environments is not a multiple of the number of seeds, a space is not supported, or the
@@ -130,6 +140,7 @@ class SAC(Learner):
         sampling: ReplaySampling | None = None,
         num_seeds: int = 1,
         seed: int = 0,
+        allocate: bool = True,
     ) -> None:
         super().__init__(env, config or SACConfig(), num_seeds)
         self.recall: Imitation = recall or NoImitation()
@@ -139,7 +150,9 @@ class SAC(Learner):
         observation_space, action_space = check_observation_space(env.observation_space), check_action_space(env.action_space)
         if not isinstance(action_space, spaces.Box):
             raise UnsupportedSpaceError(f"SAC needs a Box of actions, not {action_space}: use PPO")
-        low, high = (torch.as_tensor(bound, device=self.device) for bound in (action_space.low, action_space.high))
+        low, high = (
+            torch.as_tensor(bound, dtype=torch.float32, device=self.device) for bound in (action_space.low, action_space.high)
+        )
         self.action_bounds = (low, high)
         self.action_center, self.action_scale = (high + low) / 2, (high - low) / 2
         size = action_space.shape[0]
@@ -159,6 +172,8 @@ class SAC(Learner):
         if c.normalize_observations and isinstance(observation_space, spaces.Box):
             self.obs_normalizer = RunningNormalizer(num_seeds, observation_space.shape[0]).to(self.device)
         self.replay = Replay(observation_space, action_space, num_seeds, self.num_envs, c.buffer_size, self.device)
+        if allocate:
+            self.replay.allocate()
         self.generator = seeded_generator(seed, "actions and minibatches", self.device)
         self.value_generator = seeded_generator(seed, "values", self.device)
         self.value_seed = self.value_generator.initial_seed()
@@ -185,7 +200,7 @@ class SAC(Learner):
     def value(self, obs: Tensor) -> Tensor:
         """Soft value of raw observations `(S, B, *observation)`, by one action each: min Q(s, a) - α log π(a | s), `(S, B)`.
 
-        The noise of the actions depends on the seed, on how many gradient steps there were, and on `B`, not on what was asked before.
+        The actions' noise depends on the seed, on how many gradient steps there were and on `B`, not on what was asked before.
         """
         obs = self.obs_normalizer(obs)
         noise = self.policy.noise(tuple(obs.shape[:2]), self.value_generator.manual_seed(self.value_seed + self.updates))
@@ -314,7 +329,9 @@ class SAC(Learner):
                 clock = time.perf_counter()
                 steps.append(self.collect())
                 collected = time.perf_counter()
-                if self.env_steps > c.learning_starts and self.env_steps // self.num_envs % c.train_freq == 0:
+                # After `load` the replay is empty; in a run of its own this holds whenever the next condition does.
+                filled = len(self.replay) > min(c.learning_starts, self.replay.capacity - 1)
+                if filled and self.env_steps > c.learning_starts and self.env_steps // self.num_envs % c.train_freq == 0:
                     for _ in range(gradient_steps):
                         metrics = self.update()
                 seconds["collect"] += collected - clock
@@ -346,6 +363,11 @@ class SAC(Learner):
         """From [-1, 1] to the environment's bounds, and a number even where a broken environment gave NaN."""
         bounded = self.action_center + self.action_scale * actions.nan_to_num(0.0)
         return bounded.clamp(*self.action_bounds)  # which rounding may pass
+
+    @classmethod
+    def load(cls, path: str | Path, env: VectorEnv, **kwargs: Any) -> Self:
+        """Read what `save` wrote, as every learner does; the replay takes its memory with the first step."""
+        return super().load(path, env, **{"allocate": False} | kwargs)
 
     def parts(self) -> dict[str, Any]:
         names = ("policy", "critics", "target_critics", "obs_normalizer", "policy_optimizer", "critic_optimizer")

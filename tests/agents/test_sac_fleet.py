@@ -136,13 +136,10 @@ class Episodes(Drift):
 @pytest.mark.parametrize("arm", ["sil", "sil+bonus"])
 def test_how_long_the_episodes_of_other_seeds_are_does_not_matter(arm):
     """Self-imitation values the steps of all seeds at once, as many as the longest episode calls for."""
-    config = SACConfig(
-        n_steps=10, batch_size=16, learning_rate=3e-3, tau=0.1, learning_starts=12, net_arch=(8,), buffer_size=300
-    )
+    config = SACConfig(n_steps=10, batch_size=16, learning_rate=3e-3, tau=0.1, learning_starts=12, net_arch=(8,), buffer_size=300)
     configs = ArmConfigs(bonus=BonusConfig(updates=1))
     runs = {
-        length: make_learner("sac", arm, Episodes([7, 33, length, length]), config, configs, 2).learn(200)
-        for length in (5, 80)
+        length: make_learner("sac", arm, Episodes([7, 33, length, length]), config, configs, 2).learn(200) for length in (5, 80)
     }
     assert torch.equal(state(runs[80], 0), state(runs[5], 0))
     assert torch.equal(runs[80].replay.steps.actions[0], runs[5].replay.steps.actions[0])
