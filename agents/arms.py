@@ -6,17 +6,27 @@ import difflib
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import torch
+
 from recall_traces.agents.bonus import BonusConfig, make_bonus
 from recall_traces.agents.goal_gan import GoalGAN, GoalGANConfig
 from recall_traces.agents.learner import Learner
 from recall_traces.agents.ppo import PPO
-from recall_traces.agents.replay import PrioritizedConfig, PrioritizedSampling, ReplaySampling, UniformSampling
+from recall_traces.agents.replay import (
+    PrioritizedConfig,
+    PrioritizedSampling,
+    ReplaySampling,
+    UniformSampling,
+    check_memory,
+    replay_bytes,
+    tree_bytes,
+)
 from recall_traces.agents.sac import SAC
 from recall_traces.agents.seams import Bonus, Imitation, NoBonus, NoImitation
 from recall_traces.agents.self_imitation import SelfImitation, SelfImitationConfig
 from recall_traces.envs.interface import VectorEnv
 from recall_traces.recall import RecallConfig, RecallTraces
-from recall_traces.spaces import check_action_space, check_observation_space
+from recall_traces.spaces import ActionSpace, ObservationSpace, check_action_space, check_observation_space
 
 ARMS = {
     "none": "the plain learner",
@@ -40,6 +50,10 @@ RECALL_CHANGES: dict[str, dict[str, Any]] = {
     "own-traces": {"traces_from": "record", "search": "sample", "imagined_share": 0.0},
     "recall-oracle": {"traces_from": "oracle", "search": "sample", "imagined_share": 0.0},
 }
+LABEL_BYTES = 33
+"""Of one step in a `Memory`, besides the step: age, returns, length, whether closed, cell."""
+PRIORITY_BYTES = 12
+"""Of one step in `SelfImitation`, besides its `Memory`."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,56 @@ def check_arm(arm: str, replays: bool = True) -> str:
         raise ValueError(f"the arm {arm!r} needs a learner with a replay: use sac")
     nearest = difflib.get_close_matches(arm, known, n=3, cutoff=0.3) or known
     raise ValueError(f"unknown arm {arm!r}: nearest are {', '.join(nearest)}")
+
+
+def kept_bytes(
+    arm: str,
+    observation_space: ObservationSpace,
+    action_space: ActionSpace,
+    num_seeds: int,
+    configs: ArmConfigs,
+    buffer_size: int,
+) -> int:
+    """Bytes that an arm keeps of recorded steps with a learner that replays: the replay, its tree, memories of the past.
+
+    Args:
+        arm: A name in `ARMS`.
+        observation_space: Of one environment.
+        action_space: Of one environment.
+        num_seeds: `S`.
+        configs: Settings.
+        buffer_size: Steps of a seed that the learner replays from.
+    """
+    total = replay_bytes(observation_space, action_space, num_seeds, buffer_size)
+    step = replay_bytes(observation_space, action_space, num_seeds, 1) + num_seeds * LABEL_BYTES
+    for part in arm.split("+"):
+        if part in RECALL_CHANGES:
+            total += configs.recall.memory_size * step
+        elif part == "sil":
+            total += configs.sil.memory_size * (step + num_seeds * PRIORITY_BYTES)
+        elif part == "per":
+            total += tree_bytes(num_seeds, buffer_size)
+    return total
+
+
+def check_kept(
+    arm: str,
+    observation_space: ObservationSpace,
+    action_space: ActionSpace,
+    num_seeds: int,
+    configs: ArmConfigs,
+    buffer_size: int,
+    device: torch.device,
+) -> int:
+    """`kept_bytes`, once it is sure that they are free.
+
+    Raises:
+        ValueError: they are not.
+    """
+    needed = kept_bytes(arm, observation_space, action_space, num_seeds, configs, buffer_size)
+    remembers = any(part == "sil" or part in RECALL_CHANGES for part in arm.split("+"))
+    check_memory(needed, num_seeds, buffer_size, device, "buffer_size or memory_size" if remembers else "buffer_size")
+    return needed
 
 
 def make_seams(
@@ -159,6 +223,10 @@ def make_learner(
         ValueError: what was asked for cannot be; says why.
     """
     buffer_size = getattr(config, "buffer_size", 0)
+    if buffer_size:
+        # Before anything is taken, or torch would say in its own words what is too much.
+        spaces = check_observation_space(env.observation_space), check_action_space(env.action_space)
+        check_kept(arm, *spaces, num_seeds, configs, buffer_size, env.device)
     if "goal-gan" in arm.split("+"):
         env = GoalGAN(env, configs.goal_gan, num_seeds=num_seeds, seed=seed)
     seams = make_seams(arm, env, num_seeds, seed, configs, config.gamma, buffer_size)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from recall_traces.agents.saving import action_bounds, describe_spaces, restore_parts
+from recall_traces.agents.saving import describe_action_bounds, describe_spaces, restore_parts
 from recall_traces.data import Transitions
 from recall_traces.envs.interface import VectorEnv
 from recall_traces.fleet import FleetAdam
@@ -133,7 +133,7 @@ class Learner(ABC):
         """Write weights, optimisers and normalisers as safetensors, the configuration in its header; no code is stored."""
         header = {name: getattr(self, name) for name in ("num_seeds", "env_steps", "failures")}
         header |= {"config": dataclasses.asdict(self.config), "spaces": describe_spaces(self.env)}
-        header |= {"action_bounds": action_bounds(self.env)}
+        header["action_bounds"] = describe_action_bounds(self.env)
         save_tree(path, {part: holder.state_dict() for part, holder in self.parts().items()}, header)
 
     @classmethod
@@ -141,13 +141,12 @@ class Learner(ABC):
         """Read what `save` wrote; `env` may hold any number of copies that the seeds divide.
 
         Raises:
-            ValueError: the file is not such a file, or the environment's spaces are not the ones it was trained on.
+            ValueError: it is not such a file, or the environment's spaces or action bounds are not the ones it was trained on.
         """
         try:
             tree, header = load_tree(path, env.device)
             config = cls.config_class(**header["config"] | {"net_arch": tuple(header["config"]["net_arch"])})
             num_seeds, trained_on = header["num_seeds"], header["spaces"]
-            bounds = header["action_bounds"]
         except FileNotFoundError:
             raise
         except Exception as error:
@@ -156,8 +155,11 @@ class Learner(ABC):
         learner, found = cls(env, config, num_seeds=num_seeds, **kwargs), describe_spaces(env)
         if found != trained_on:
             raise ValueError(f"{path} does not fit this environment: it was trained on {trained_on}, not {found}")
-        if bounds != action_bounds(env):
-            raise ValueError(f"{path} does not fit this environment: actions had bounds {bounds}, not {action_bounds(env)}")
+        bounds = describe_action_bounds(env)
+        if header.get("action_bounds", bounds) != bounds:
+            raise ValueError(
+                f"{path} does not fit this environment: it was trained with actions in {header['action_bounds']}, not {bounds}"
+            )
         restore_parts(path, learner.parts(), tree)
         learner.env_steps, learner.failures = header["env_steps"], {int(s): text for s, text in header["failures"].items()}
         learner.alive = [s not in learner.failures for s in range(num_seeds)]

@@ -56,7 +56,7 @@ PRESETS = {
             n_steps=128,
             net_arch=(64, 64),
         ),
-        recall=RecallConfig(imitation_batch_size=128, search="shortest", model=BacktrackingConfig(kind="neighbours")),
+        recall=RecallConfig(imitation_batch_size=128, model=BacktrackingConfig(kind="neighbours")),
         sil=SelfImitationConfig(imitation_batch_size=128),
     ),
     # Stable-Baselines3's settings of rl-baselines3-zoo.
@@ -72,7 +72,6 @@ PRESETS = {
         ppo=PPOConfig(learning_rate=2e-3, learning_rate_schedule="linear", n_steps=128, batch_size=256, n_epochs=4),
         recall=RecallConfig(
             source="critic",
-            rare_reward=1.0,
             candidates=1,
             trace_length=10,
             imitation_updates=1,
@@ -83,8 +82,8 @@ PRESETS = {
 }
 """By the beginning of the environment's name."""
 ELSEWHERE = Preset(ppo=PPOConfig(n_steps=256), sac=SACConfig(gradient_steps=-1))
-"""Stable-Baselines3's defaults, with rollouts of 2048 steps of a seed where it has 8 environments instead of one, and for SAC
-as many gradient steps as environment steps."""
+"""Stable-Baselines3's defaults, with rollouts of 2048 steps, and as many gradient steps of SAC as environment steps, of a seed
+where it has 8 environments instead of one."""
 
 
 def preset(env_id: str) -> Preset:

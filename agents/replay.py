@@ -35,23 +35,46 @@ def available_bytes(device: torch.device) -> float:
         return math.inf
 
 
-def check_memory(
-    observation_space: ObservationSpace, action_space: ActionSpace, num_seeds: int, capacity: int, device: torch.device
-) -> int:
-    """Bytes of a `Replay` that is about to be made.
+def tree_bytes(num_seeds: int, capacity: int) -> int:
+    """Memory of a `PrioritizedSampling`'s tree, in bytes."""
+    return 4 * num_seeds * sum(tree_widths(capacity))
+
+
+def tree_widths(capacity: int) -> list[int]:
+    """Columns of each level of the tree of priorities, the leaves first: whole nodes, but for the last."""
+    widths = [-(-capacity // BRANCHES) * BRANCHES]
+    while widths[-1] > BRANCHES:
+        nodes = -(-widths[-1] // BRANCHES)
+        widths.append(nodes if nodes <= BRANCHES else -(-nodes // BRANCHES) * BRANCHES)
+    return widths
+
+
+def check_memory(needed: int, num_seeds: int, capacity: int, device: torch.device, remedy: str = "buffer_size") -> None:
+    """Refuse what does not fit.
+
+    Args:
+        needed: Bytes that a replay is about to take, with what an arm keeps besides.
+        num_seeds: For the message.
+        capacity: For the message: steps per seed.
+        device: Where.
+        remedy: For the message: what to lower.
 
     Raises:
         ValueError: more than is free.
     """
-    needed, free = replay_bytes(observation_space, action_space, num_seeds, capacity), available_bytes(device)
+    free = available_bytes(device)
     if needed > free:
-        size = f"{num_seeds} seeds of {capacity:,} steps need {needed / 2**30:.1f} GiB"
-        raise ValueError(f"the replay does not fit: {size}, {free / 2**30:.1f} GiB are free on {device}; lower buffer_size")
-    return needed
+        size = f"{num_seeds} seeds of {capacity:,} steps need {in_words(needed)}"
+        raise ValueError(f"the replay does not fit: {size}, {in_words(free)} are free on {device}; lower {remedy}")
+
+
+def in_words(size: float) -> str:
+    """Bytes in GiB, or where that would be less than one in MiB."""
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"
 
 
 class Replay:
-    """The last `capacity` steps of each seed, every field preallocated, `(S, capacity, ...)`.
+    """The last `capacity` steps of each seed, `(S, capacity, ...)`; `allocate`, or the first step, takes all the memory.
 
     Args:
         observation_space: Of one environment.
@@ -60,9 +83,6 @@ class Replay:
         num_envs: `N`; the capacity is cut to a multiple of it.
         capacity: Steps per seed.
         device: Where everything is kept.
-
-    Raises:
-        ValueError: it would not fit into the memory that is free, or is smaller than one step of all environments.
     """
 
     def __init__(
@@ -74,14 +94,26 @@ class Replay:
         capacity: int,
         device: torch.device,
     ) -> None:
-        if capacity < num_envs:
-            raise ValueError(f"a replay of {capacity} steps does not hold one step of {num_envs} environments: raise buffer_size")
-        capacity -= capacity % num_envs
-        check_memory(observation_space, action_space, num_seeds, capacity, device)
-        self.capacity, self.written = capacity, 0
+        self.spaces = (observation_space, action_space)
+        self.num_seeds, self.num_envs, self.device = num_seeds, num_envs, device
+        self.capacity, self.written = capacity - capacity % num_envs, 0
+        self.first_row = torch.arange(num_seeds, device=device)[:, None] * self.capacity
+        self.fields: list[Tensor] = []
+
+    def allocate(self) -> None:
+        """Take the memory.
+
+        Raises:
+            ValueError: it is not free, or a step of all environments would not fit in.
+        """
+        observation_space, action_space = self.spaces
+        if not self.capacity:
+            raise ValueError(f"a replay holds at least one step of each of the {self.num_envs} environments: raise buffer_size")
+        needed = replay_bytes(observation_space, action_space, self.num_seeds, self.capacity)
+        check_memory(needed, self.num_seeds, self.capacity, self.device)
 
         def zeros(dtype: torch.dtype, *size: int) -> Tensor:
-            return torch.zeros(num_seeds, capacity, *size, dtype=dtype, device=device)
+            return torch.zeros(self.num_seeds, self.capacity, *size, dtype=dtype, device=self.device)
 
         obs_type, obs_shape = tensor_dtype(observation_space), tensor_shape(observation_space)
         self.steps = Transitions(
@@ -93,7 +125,6 @@ class Replay:
             truncated=zeros(torch.bool),
         )
         self.fields = list(vars(self.steps).values())
-        self.first_row = torch.arange(num_seeds, device=device)[:, None] * capacity
 
     def __len__(self) -> int:
         """Steps of each seed that are held."""
@@ -101,6 +132,8 @@ class Replay:
 
     def add(self, transitions: Transitions) -> tuple[int, int]:
         """Keep one step of every environment, fields `(S, N, ...)`; returns the columns it was written to, first and end."""
+        if not self.fields:
+            self.allocate()
         first = self.written % self.capacity
         end = first + transitions.rewards.shape[1]
         for kept, new in zip(self.fields, vars(transitions).values(), strict=True):
@@ -192,13 +225,8 @@ class PrioritizedSampling:
 
     def __init__(self, config: PrioritizedConfig, num_seeds: int, capacity: int, device: torch.device | str) -> None:
         self.config = config
-        width = -(-capacity // BRANCHES) * BRANCHES
-        self.levels = [torch.zeros(num_seeds, width, device=device)]
+        self.levels = [torch.zeros(num_seeds, width, device=device) for width in tree_widths(capacity)]
         """Priorities, then sums of ever more of them, each `(S, W)`; the last has at most `BRANCHES` columns."""
-        while self.levels[-1].shape[1] > BRANCHES:
-            width = -(-self.levels[-1].shape[1] // BRANCHES)
-            width = width if width <= BRANCHES else -(-width // BRANCHES) * BRANCHES
-            self.levels.append(torch.zeros(num_seeds, width, device=device))
         self.largest = torch.ones(num_seeds, 1, device=device)
         self.seeds = torch.arange(num_seeds, device=device)[:, None]
 

@@ -11,7 +11,8 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import torch
 from gymnasium import spaces
@@ -107,6 +108,7 @@ class SAC(Learner):
         sampling: How the replay is drawn from: uniformly, unless said otherwise.
         num_seeds: `S`, runs in the fleet.
         seed: Seeds the initial weights, the actions and the minibatches.
+        allocate: Take the replay's memory now; otherwise with the first step, so not at all for a policy that only predicts.
 
     Raises:
         ValueError: the number of environments is not a multiple of the number of seeds, a space is not supported, or the
@@ -125,6 +127,7 @@ class SAC(Learner):
         sampling: ReplaySampling | None = None,
         num_seeds: int = 1,
         seed: int = 0,
+        allocate: bool = True,
     ) -> None:
         super().__init__(env, config or SACConfig(), num_seeds)
         self.recall: Imitation = recall or NoImitation()
@@ -134,8 +137,9 @@ class SAC(Learner):
         observation_space, action_space = check_observation_space(env.observation_space), check_action_space(env.action_space)
         if not isinstance(action_space, spaces.Box):
             raise UnsupportedSpaceError(f"SAC needs a Box of actions, not {action_space}: use PPO")
-        bounds = (action_space.low, action_space.high)
-        low, high = (torch.as_tensor(bound, dtype=torch.float32, device=self.device) for bound in bounds)
+        low, high = (
+            torch.as_tensor(bound, dtype=torch.float32, device=self.device) for bound in (action_space.low, action_space.high)
+        )
         self.action_bounds = (low, high)
         self.action_center, self.action_scale = (high + low) / 2, (high - low) / 2
         size = action_space.shape[0]
@@ -155,7 +159,13 @@ class SAC(Learner):
         if c.normalize_observations and isinstance(observation_space, spaces.Box):
             self.obs_normalizer = RunningNormalizer(num_seeds, observation_space.shape[0]).to(self.device)
         self.replay = Replay(observation_space, action_space, num_seeds, self.num_envs, c.buffer_size, self.device)
+        if allocate:
+            self.replay.allocate()
         self.generator = seeded_generator(seed, "actions and minibatches", self.device)
+        self.value_generator = seeded_generator(seed, "values", self.device)
+        self.value_seed = self.value_generator.initial_seed()
+        self.updates = 0
+        """Gradient steps since it was made or loaded."""
         self.recalls = False
         """Whether there may be traces to imitate."""
         self.last_obs: Tensor | None = None
@@ -175,9 +185,12 @@ class SAC(Learner):
 
     @torch.no_grad()
     def value(self, obs: Tensor) -> Tensor:
-        """Soft value of raw observations `(S, B, *observation)`, by one action each: min Q(s, a) - α log π(a | s), `(S, B)`."""
+        """Soft value of raw observations `(S, B, *observation)`, by one action each: min Q(s, a) - α log π(a | s), `(S, B)`.
+
+        The actions' noise depends on the seed, on how many gradient steps there were and on `B`, not on what was asked before.
+        """
         obs = self.obs_normalizer(obs)
-        noise = self.policy.noise(tuple(obs.shape[:2]), self.generator)
+        noise = self.policy.noise(tuple(obs.shape[:2]), self.value_generator.manual_seed(self.value_seed + self.updates))
         actions, log_probs = self.policy(obs).sample_with_log_prob(noise)
         return self.q(self.critics, obs, actions).amin(0) - self.ent_coef * log_probs
 
@@ -222,6 +235,7 @@ class SAC(Learner):
 
     def update(self) -> dict[str, Tensor]:
         """One gradient step of temperature, critics and actor, on one minibatch; returns what to log, each `(S,)`."""
+        self.updates += 1
         batch, columns = self.draw()
         traces = self.recall.sample(self.recall.imitation_batch_size, self.value) if self.recalls else None
         noise = self.policy.noise((self.num_seeds, 2 * self.config.batch_size), self.generator)
@@ -306,7 +320,9 @@ class SAC(Learner):
                 clock = time.perf_counter()
                 steps.append(self.collect())
                 collected = time.perf_counter()
-                if self.env_steps > c.learning_starts and self.env_steps // self.num_envs % c.train_freq == 0:
+                # After `load` the replay is empty; in a run of its own this holds whenever the next condition does.
+                filled = len(self.replay) > min(c.learning_starts, self.replay.capacity - 1)
+                if filled and self.env_steps > c.learning_starts and self.env_steps // self.num_envs % c.train_freq == 0:
                     for _ in range(gradient_steps):
                         metrics = self.update()
                 seconds["collect"] += collected - clock
@@ -338,6 +354,11 @@ class SAC(Learner):
         """From [-1, 1] to the environment's bounds, and a number even where a broken environment gave NaN."""
         bounded = self.action_center + self.action_scale * actions.nan_to_num(0.0)
         return bounded.clamp(*self.action_bounds)  # which rounding may pass
+
+    @classmethod
+    def load(cls, path: str | Path, env: VectorEnv, **kwargs: Any) -> Self:
+        """Read what `save` wrote, as every learner does; the replay takes its memory with the first step."""
+        return super().load(path, env, **{"allocate": False} | kwargs)
 
     def parts(self) -> dict[str, Any]:
         names = ("policy", "critics", "target_critics", "obs_normalizer", "policy_optimizer", "critic_optimizer")

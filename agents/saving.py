@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gymnasium import spaces
+import numpy as np
 from torch import Tensor
 
 from recall_traces.envs.interface import VectorEnv
@@ -36,7 +36,9 @@ def describe_spaces(env: VectorEnv) -> list[str]:
     return [f"{type(x).__name__} {factor_sizes(x) if is_finite(x) else list(tensor_shape(x))}" for x in both]
 
 
-def action_bounds(env: VectorEnv) -> list[list[float]]:
-    """Lower and upper bounds of a `Box` of actions; empty for others."""
+def describe_action_bounds(env: VectorEnv) -> list[list[float]] | None:
+    """Lower and upper bounds of the actions, as float32; None where they are finite in number."""
     space = env.action_space
-    return [space.low.tolist(), space.high.tolist()] if isinstance(space, spaces.Box) else []
+    if is_finite(space):
+        return None
+    return [np.asarray(bound, np.float32).tolist() for bound in (space.low, space.high)]  # type: ignore[attr-defined]

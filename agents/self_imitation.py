@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recall_traces.agents.seams import Value
 from recall_traces.cells import Cells
@@ -82,7 +82,7 @@ class SelfImitation:
         self.priorities = torch.zeros_like(self.memory.returns)
         self.generator = seeded_generator(seed, "self-imitation", device)
         self.cumulative = torch.zeros_like(self.priorities.flatten(1), dtype=torch.float64)
-        self.fresh: list[tuple[Tensor, Tensor]] = []
+        self.fresh: list[tuple[Tensor, Tensor, int]] = []
 
     def observe(self, transitions: Transitions, bonus: Tensor | None = None) -> None:
         """Remember a rollout `(T, S, N, ...)`; R counts the bonus `(T, S, N)` too, as the critic does."""
@@ -90,13 +90,22 @@ class SelfImitation:
             transitions = replace(transitions, rewards=transitions.rewards + bonus)
         written, positions, just_closed = self.memory.observe(transitions)
         self.set_priorities(written, torch.zeros_like(written, dtype=torch.float32))
-        self.fresh.append((positions, just_closed))
+        rollout, num_envs = written.shape[1], self.priorities.shape[1]
+        # Of the steps before the rollout the latest of all environments come first: other seeds' longer episodes add to the end.
+        earlier = torch.arange(rollout, positions.shape[1], device=written.device)
+        earlier = earlier.view(num_envs, len(earlier) // num_envs).T.flatten()
+        positions, just_closed = (torch.cat([x[:, :rollout], x[:, earlier]], 1) for x in (positions, just_closed))
+        self.fresh.append((positions, just_closed, rollout))
 
     def update(self, value: Value | None = None) -> dict[str, Any]:
         """Give the steps of episodes that have just ended their first priority."""
         assert value is not None
-        for positions, just_closed in self.fresh:
-            advantage = self.advantage(positions, value)
+        for positions, just_closed, rollout in self.fresh:
+            # In blocks of one size: how many steps there are depends on the longest episode of all seeds, and a seed's values
+            # must not, neither by the noise in them nor by rounding.
+            padded = nn.functional.pad(positions, (0, -positions.shape[1] % rollout))
+            advantage = torch.cat([self.advantage(block, value) for block in padded.split(rollout, 1)], 1)
+            advantage = advantage[:, : positions.shape[1]]
             old = self.memory.gather(self.priorities, positions)
             # A later rollout may have written over what an earlier one closed.
             just_closed = just_closed & self.memory.gather(self.memory.closed, positions)

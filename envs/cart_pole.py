@@ -115,9 +115,13 @@ class CartPole:
         return observed.view(self.num_envs, 4)
 
     def render(self, obs: Tensor | None = None) -> NDArray[np.uint8]:
-        """A picture of the first copy, or of an observation `(4,)`: RGB, uint8, `(200, 300, 3)`, 4.8 m wide."""
+        """A picture of the first copy: RGB, uint8, `(200, 300, 3)`, 4.8 m wide.
+
+        Args:
+            obs: what to show instead, one observation; a copy whose episode ended is in its next one already.
+        """
         height, width = 200, 300
-        position, _, angle, _ = (self._observe()[0] if obs is None else obs).tolist()
+        position, angle = (self.state[:2, 0] if obs is None else obs[::2]).tolist()
         metre = width / (2 * MAX_POSITION)
         rows, columns = np.mgrid[:height, :width]
         right, up = columns - width / 2 - position * metre, 0.75 * height - rows  # pixels from where the pole is fixed

@@ -134,7 +134,7 @@ class PointMass:
 
         Args:
             metre_pixels: width of a metre.
-            obs: show this observation instead, such as the last of an episode, `(observation,)`.
+            obs: what to show instead, one observation; a copy whose episode ended is in its next one already.
 
         Returns:
             RGB, uint8, `(10 * metre_pixels, 10 * metre_pixels, 3)`.

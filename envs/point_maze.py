@@ -241,7 +241,7 @@ class PointMaze:
 
         Args:
             cell_pixels: width of a cell.
-            obs: show this observation instead, such as the last of an episode, `(observation,)`.
+            obs: what to show instead, one observation; a copy whose episode ended is in its next one already.
 
         Returns:
             RGB, uint8, `(height * cell_pixels, width * cell_pixels, 3)`.

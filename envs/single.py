@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import gymnasium
@@ -37,11 +36,10 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         self._env_id, self._options = env_id, options
         self._env: Any = make(env_id, **options)
         self._seeded = False
+        self._shown: Tensor | None = None
+        """The last observation of the episode, its final one included: the batched environment goes on to the next by itself."""
         if render_mode is not None and not hasattr(self._env, "render"):
             raise ValueError(f"{env_id} cannot be drawn; its render mode must be None")
-        # After the last step the environment has begun its next episode, but a picture is to show how this one ended.
-        self._draws_obs = render_mode is not None and "obs" in inspect.signature(self._env.render).parameters
-        self._shown: Tensor | None = None
         self.observation_space, self.action_space = self._env.observation_space, self._env.action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -50,22 +48,20 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         if seed is not None or not self._seeded:
             self._env = make(self._env_id, seed=int(self.np_random.integers(2**31)), **self._options)
             self._seeded = True
-        self._shown = None
-        return _single(self._env.reset()), {}
+        self._shown = self._env.reset()[0]
+        return _single(self._shown), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take one step; after the end of an episode call `reset`."""
         step = self._env.step(torch.as_tensor(np.asarray(action)).unsqueeze(0))
         self._shown = step.final_obs[0]
-        return _single(step.final_obs), float(step.rewards), bool(step.terminated), bool(step.truncated), {}
+        return _single(self._shown), float(step.rewards), bool(step.terminated), bool(step.truncated), {}
 
     def render(self) -> NDArray[np.uint8] | None:
         """RGB, uint8, `(height, width, 3)`, or None where no render mode was asked for."""
-        if self.render_mode is None:
-            return None
-        return self._env.render(obs=self._shown) if self._draws_obs else self._env.render()
+        return self._env.render(obs=self._shown) if self.render_mode else None
 
 
-def _single(batch: Tensor) -> Any:
-    """The only row, as numpy has it: an `np.int64` or an array of its own."""
-    return batch[0].cpu().numpy().copy()[()]
+def _single(row: Tensor) -> Any:
+    """A row as numpy has it: an `np.int64` or an array of its own."""
+    return row.cpu().numpy().copy()[()]

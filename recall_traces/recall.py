@@ -42,14 +42,14 @@ class RecallConfig:
     imitation_batch_size: int = 512
     """Recalled steps of one seed in such a minibatch."""
     imitation_ratio: float = 0.25
-    """The same for an off-policy learner: minibatches to imitate per gradient step of its own."""
+    """The same for Stable-Baselines3's off-policy learners, by the callback: minibatches per gradient step. Not for our SAC."""
     imagined_share: float = 0.0
     """Share of an off-policy learner's critic batches that are recalled steps, with rewards that the model predicts."""
     rare_reward: float = 0.1
     """Reward counts as rare while at most this share of the remembered steps pay (have a positive reward); from twice the share
     on nothing is imitated, since there is enough to learn from. 1 imitates always."""
     update_every: int = 256
-    """Where a learner trains after fewer environment steps than this, model and traces are renewed only that often."""
+    """Where Stable-Baselines3 trains after fewer environment steps, the callback renews model and traces only that often."""
     trace_length: int = 60
     """Longest trace, in steps."""
     traces_per_update: int = 32

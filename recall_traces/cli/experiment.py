@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 import recall_traces.envs as envs
-from recall_traces.agents.arms import make_learner
+from recall_traces.agents.arms import check_kept, make_learner
 from recall_traces.agents.evaluation import Evaluation, evaluate
 from recall_traces.agents.learner import Learner
-from recall_traces.agents.replay import available_bytes, check_memory, replay_bytes
+from recall_traces.agents.replay import available_bytes, in_words, replay_bytes
 from recall_traces.cli.errors import UsageError, describe, one_line
 from recall_traces.cli.options import CompareOptions, TrainOptions, replays
 from recall_traces.cli.progress import Reporter, Status
@@ -65,14 +65,18 @@ def rehearse(options: Options, env_id: str, arms: Sequence[str], device: str) ->
         smallest = getattr(options, group).memory_size
         if smallest < rollout and any(part in arm for part in needed.split() for arm in arms):
             raise UsageError(f"--{group}.memory-size must be at least a rollout, {rollout} steps of a seed, not {smallest}")
+    if replays(options.agent) and options.agent.buffer_size < options.num_envs:
+        least = f"--num-envs, {options.num_envs}"
+        raise UsageError(f"--agent.buffer-size must be at least {least}, not {options.agent.buffer_size}")
     try:
         env = envs.make(env_id, num_envs=1, device=device, seed=options.seed, **options.env_keywords)
         try:
             if replays(options.agent):
                 observations, actions = check_observation_space(env.observation_space), check_action_space(env.action_space)
-                replay_size = check_memory(observations, actions, options.seeds, options.agent.buffer_size, env.device)
+                asked = (observations, actions, options.seeds, options.arm_configs, options.agent.buffer_size, env.device)
+                needed = max(check_kept(arm, *asked) for arm in arms)
                 if not options.quiet:
-                    print(f"the replay takes {replay_size / 2**20:,.0f} MiB when it is full", flush=True)
+                    print(f"recorded steps take {in_words(needed)} when the replay is full", flush=True)
             for arm in arms:
                 one = make_learner(options.learner, arm, env, options.agent, options.arm_configs, seed=options.seed)
                 check_size(options, arm, one)

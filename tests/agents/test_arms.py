@@ -57,6 +57,12 @@ def test_every_arm_trains_with_a_replay(arm):
         assert isinstance(value, float) if name.startswith("seconds/") else value.shape == (3,), name
 
 
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "PointMass-3", "SomebodysOwn-v0"])
+def test_as_many_gradient_steps_as_steps_however_many_environments(env_id):
+    """Where nothing else was tuned, SAC trains as much as Stable-Baselines3's with one environment does."""
+    assert preset(env_id).sac.gradient_steps == -1
+
+
 def test_prioritized_replay_needs_a_replay():
     with pytest.raises(ValueError, match=r"'recall\+per' needs a learner with a replay: use sac"):
         make_seams("recall+per", make("FourRooms-7", num_envs=2), 1, 0, SMALL)

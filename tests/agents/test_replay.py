@@ -5,7 +5,15 @@ import torch
 from gymnasium import spaces
 
 from recall_traces.agents import replay as replay_module
-from recall_traces.agents.replay import BRANCHES, PrioritizedConfig, PrioritizedSampling, Replay, UniformSampling, replay_bytes
+from recall_traces.agents.replay import (
+    BRANCHES,
+    PrioritizedConfig,
+    PrioritizedSampling,
+    Replay,
+    UniformSampling,
+    in_words,
+    replay_bytes,
+)
 from recall_traces.data import Transitions
 
 BOX, ACTION = spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (2,))
@@ -42,18 +50,30 @@ def test_a_full_replay_holds_the_last_steps_of_each_seed():
 
 def test_memory_is_what_was_said():
     replay = Replay(BOX, ACTION, 2, 3, 300, CPU)
+    replay.allocate()
     assert sum(x.numel() * x.element_size() for x in vars(replay.steps).values()) == replay_bytes(BOX, ACTION, 2, 300)
     finite = Replay(spaces.Discrete(5), spaces.Discrete(2), 1, 1, 7, CPU)
+    finite.allocate()
     assert sum(x.numel() * x.element_size() for x in vars(finite.steps).values()) == 7 * (3 * 8 + 4 + 2)
 
 
 def test_a_replay_that_does_not_fit_is_refused(monkeypatch):
     monkeypatch.setattr(replay_module, "available_bytes", lambda device: replay_bytes(BOX, ACTION, 2, 300) - 1)
-    Replay(BOX, ACTION, 2, 3, 297, CPU)
-    with pytest.raises(ValueError, match=r"2 seeds of 300 steps need .* GiB, .* GiB are free on cpu; lower buffer_size"):
-        Replay(BOX, ACTION, 2, 3, 300, CPU)
-    with pytest.raises(ValueError, match="raise buffer_size"):
-        Replay(BOX, ACTION, 2, 3, 2, CPU)
+    Replay(BOX, ACTION, 2, 3, 297, CPU).allocate()
+    for take in (Replay.allocate, lambda large: large.add(numbered(0))):
+        with pytest.raises(ValueError, match=r"2 seeds of 300 steps need .* MiB, .* MiB are free on cpu; lower buffer_size"):
+            take(Replay(BOX, ACTION, 2, 3, 300, CPU))
+    with pytest.raises(ValueError, match="at least one step of each of the 3 environments: raise buffer_size"):
+        Replay(BOX, ACTION, 2, 3, 2, CPU).allocate()
+
+
+def test_sizes_are_told_in_what_they_are_large_in():
+    assert [in_words(x) for x in (3 * 2**19, 2**30 - 2**20, 2**30, 5 * 2**39)] == [
+        "1.5 MiB",
+        "1,023.0 MiB",
+        "1.0 GiB",
+        "2,560.0 GiB",
+    ]
 
 
 def test_uniform_draws_are_uniform():

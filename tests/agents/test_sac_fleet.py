@@ -1,12 +1,15 @@
 """The seeds of a fleet learn as if each were alone, and one that breaks leaves the others as they are."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from ppo_helpers import Drift, Spaces, tensors
 from sac_helpers import Given, assert_same_seed, copy_seed, of_seed, random_batch, state
 
+from recall_traces.agents.arms import ArmConfigs, make_learner
+from recall_traces.agents.bonus import BonusConfig
 from recall_traces.agents.replay import PrioritizedConfig, PrioritizedSampling, UniformSampling
 from recall_traces.agents.sac import SAC, Batch, SACConfig
 from recall_traces.data import Traces
@@ -113,6 +116,34 @@ def test_learning_as_a_fleet_is_learning_alone(monkeypatch):
         assert not left_uniform
         assert not single.sampling.drawn
         assert_same_seed(fleet, single, s, atol=1e-4, rtol=1e-4)
+
+
+class Episodes(Drift):
+    """Drift whose episodes last as long as is said of each row."""
+
+    def __init__(self, lengths):
+        super().__init__(list(range(len(lengths))), True)
+        self.lengths, self.age = torch.tensor(lengths), torch.zeros(len(lengths), dtype=torch.int64)
+
+    def step(self, actions):
+        step = super().step(actions)
+        self.age += 1
+        ended = self.age >= self.lengths
+        self.age[ended] = 0
+        return replace(step, terminated=ended, truncated=torch.zeros_like(ended))
+
+
+@pytest.mark.parametrize("arm", ["sil", "sil+bonus"])
+def test_how_long_the_episodes_of_other_seeds_are_does_not_matter(arm):
+    """Self-imitation values the steps of all seeds at once, as many as the longest episode calls for."""
+    config = SACConfig(n_steps=10, batch_size=16, learning_rate=3e-3, tau=0.1, learning_starts=12, net_arch=(8,), buffer_size=300)
+    configs = ArmConfigs(bonus=BonusConfig(updates=1))
+    runs = {
+        length: make_learner("sac", arm, Episodes([7, 33, length, length]), config, configs, 2).learn(200) for length in (5, 80)
+    }
+    assert torch.equal(state(runs[80], 0), state(runs[5], 0))
+    assert torch.equal(runs[80].replay.steps.actions[0], runs[5].replay.steps.actions[0])
+    assert not torch.equal(state(runs[80], 1), state(runs[5], 1))
 
 
 # Seeds that are left out ----------------------------------------------------------------------------------------------------

@@ -8,7 +8,11 @@ from gymnasium import spaces
 from ppo_helpers import BOX, BOX_ACTION, Drift, Spaces
 
 from recall_traces.agents import replay
+from recall_traces.agents.arms import ArmConfigs, kept_bytes, make_learner
+from recall_traces.agents.replay import PrioritizedSampling
 from recall_traces.agents.sac import SAC, SACConfig
+from recall_traces.agents.self_imitation import SelfImitationConfig
+from recall_traces.recall import RecallConfig
 
 SMALL = SACConfig(net_arch=(4,), buffer_size=8)
 
@@ -18,13 +22,17 @@ SMALL = SACConfig(net_arch=(4,), buffer_size=8)
     [
         ({"learning_rate": 0.0}, "learning_rate must be positive, not 0.0"),
         ({"learning_rate": math.nan}, "learning_rate"),
+        ({"learning_rate": math.inf}, "learning_rate must be positive and finite, not inf"),
         ({"buffer_size": 0}, "buffer_size must be at least 1, not 0"),
         ({"batch_size": 0}, "batch_size"),
         ({"batch_size": 2.5}, "batch_size must be a whole number, not 2.5"),
         ({"train_freq": 0}, "train_freq"),
+        ({"train_freq": True}, "train_freq must be a whole number, not True"),
         ({"n_steps": -1}, "n_steps"),
         ({"gradient_steps": -2}, "gradient_steps must be at least -1, not -2"),
+        ({"gradient_steps": 1.5}, "gradient_steps must be a whole number, not 1.5"),
         ({"learning_starts": -1}, "learning_starts must be at least 0, not -1"),
+        ({"learning_starts": 10.5}, "learning_starts must be a whole number, not 10.5"),
         ({"tau": 0.0}, "tau must be positive, not 0.0"),
         ({"tau": 1.1}, r"tau must lie in \[0, 1\], not 1.1"),
         ({"gamma": -0.1}, "gamma"),
@@ -32,16 +40,14 @@ SMALL = SACConfig(net_arch=(4,), buffer_size=8)
         ({"gamma": math.nan}, "gamma"),
         ({"ent_coef": -0.1}, "ent_coef must not be negative, not -0.1"),
         ({"ent_coef": math.nan}, "ent_coef"),
+        ({"ent_coef": math.inf}, "ent_coef must not be negative, and finite, not inf"),
         ({"initial_ent_coef": 0.0}, "initial_ent_coef must be positive, not 0.0"),
+        ({"initial_ent_coef": math.inf}, "initial_ent_coef must be positive and finite, not inf"),
+        ({"target_entropy": math.nan}, "target_entropy must be finite, not nan"),
         ({"activation": "gelu"}, "activation must be one of tanh, relu, elu, silu, not 'gelu'"),
-        ({"net_arch": (64, 0)}, "net_arch must hold positive numbers of units"),
-        ({"net_arch": (-1,)}, "net_arch"),
+        ({"net_arch": (64, 0)}, r"net_arch must hold positive numbers of units, not \(64, 0\)"),
         ({"net_arch": (8.5,)}, "net_arch"),
-        ({"gradient_steps": 1.5}, "gradient_steps must be a whole number, not 1.5"),
-        ({"train_freq": True}, "train_freq must be a whole number, not True"),
-        ({"learning_rate": math.inf}, "learning_rate must be positive and finite"),
-        ({"ent_coef": math.inf}, "ent_coef must not be negative, and finite"),
-        ({"target_entropy": math.nan}, "target_entropy must be finite"),
+        ({"net_arch": (-1,)}, "net_arch"),
     ],
 )
 def test_numbers_out_of_range_are_refused(change, message):
@@ -74,14 +80,8 @@ def test_observations_that_are_not_served_are_named(space):
 
 
 def test_actions_without_bounds_are_refused():
-    with pytest.raises(ValueError, match=r"has no bounds: .*TransformAction"):
+    with pytest.raises(ValueError, match=r"has no bounds: .*RescaleAction"):
         SAC(Spaces(action_space=spaces.Box(-np.inf, np.inf, (2,))), SMALL)
-
-
-def test_a_dimension_without_a_choice_is_refused():
-    # Its scale would be 0, and the density of the actions not a number.
-    with pytest.raises(ValueError, match="action dimension 0 has low == high"):
-        SAC(Spaces(action_space=spaces.Box(np.float32([0, -1]), np.float32([0, 1]))), SMALL)
 
 
 def test_a_replay_that_does_not_fit_is_refused(monkeypatch):
@@ -96,6 +96,33 @@ def test_a_replay_that_does_not_fit_is_refused(monkeypatch):
 def test_a_replay_holds_at_least_one_step_of_every_environment():
     with pytest.raises(ValueError, match="raise buffer_size"):
         SAC(Spaces(num_envs=4), SACConfig(buffer_size=3))
+
+
+@pytest.mark.parametrize("arm", ["none", "per", "sil", "recall+per"])
+def test_what_an_arm_keeps_is_checked_before_any_of_it_is_taken(arm, monkeypatch):
+    def unwanted(*arguments, **options):
+        raise AssertionError("taken before it was checked")
+
+    env, config = Spaces(num_envs=4), SACConfig(buffer_size=10**12)
+    monkeypatch.setattr(PrioritizedSampling, "__init__", unwanted)
+    with pytest.raises(
+        ValueError, match=r"2 seeds of 1,000,000,000,000 steps need [\d,.]+ GiB, .* are free on cpu; lower buffer_size"
+    ):
+        make_learner("sac", arm, env, config, ArmConfigs(), 2)
+
+
+def test_what_an_arm_keeps_is_what_was_said():
+    """Every tensor with a place for each recorded step counts."""
+    env, config, size = Spaces(num_envs=4), SACConfig(buffer_size=2000), 500
+    configs = ArmConfigs(recall=RecallConfig(memory_size=size), sil=SelfImitationConfig(memory_size=size))
+    for arm in ("none", "per", "sil", "recall", "recall+per"):
+        sac = make_learner("sac", arm, env, config, configs, 2)
+        kept = [*vars(sac.replay.steps).values(), *getattr(sac.sampling, "levels", [])]
+        if hasattr(sac.recall, "memory"):
+            memory = sac.recall.memory
+            kept += [x for name, x in memory.state_dict().items() if name not in ("open_age", "open_return", "time")]
+            kept += [getattr(sac.recall, name) for name in ("priorities", "cumulative") if hasattr(sac.recall, name)]
+        assert sum(x.numel() * x.element_size() for x in kept) == kept_bytes(arm, BOX, BOX_ACTION, 2, configs, 2000), arm
 
 
 @pytest.mark.parametrize("total_steps", [0, -1])

@@ -3,7 +3,6 @@ import warnings
 import gymnasium
 import numpy as np
 import pytest
-import torch
 from gymnasium.utils.env_checker import check_env
 
 from recall_traces.envs import register_with_gymnasium
@@ -78,19 +77,44 @@ def test_thresholds_and_render_modes() -> None:
         SingleEnv("MountainCar-v0", render_mode="rgb_array")
 
 
-@pytest.mark.parametrize("env_id", ["FourRooms-7", "PointMaze-U", "PointMass-2", "CartPole-v1"])
-def test_after_the_last_step_a_picture_shows_how_the_episode_ended(env_id: str) -> None:
-    env = SingleEnv(env_id, render_mode="rgb_array")
+RED = (210, 60, 50)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "options", "to_goal"),
+    [
+        ("FourRooms-7", {}, lambda obs: [0, 2, 2, 2, 2, 0, 0, 0]),
+        ("PointMaze-U", {}, lambda obs: [[0.0, 0.0]] + [[1.0, 0.0]] * 8 + [[0.0, 1.0]] * 8 + [[-1.0, 0.0]] * 8),
+        ("PointMass-2", {}, lambda obs: [(5 * (obs[2:] - obs[:2])).clip(-1, 1).tolist()]),
+    ],
+)
+def test_a_picture_after_the_last_step_shows_the_agent_at_the_goal(env_id, options, to_goal) -> None:
+    """And not where the next episode starts."""
+    env = SingleEnv(env_id, render_mode="rgb_array", **options)
+    obs, _ = env.reset(seed=0)
+    start, terminated, steps = env.render(), False, 0
+    while not terminated:
+        ways = to_goal(obs)
+        obs, _, terminated, truncated, _ = env.step(ways[steps % len(ways)])
+        steps += 1
+        assert not truncated
+    at_end, at_start = ((image == RED).all(-1) for image in (env.render(), start))
+    assert at_end.any()
+    assert not (at_end & at_start).any()
+    # What lies next to the agent belongs to the goal; a cell of four rooms is the goal's as a whole.
+    around = env.render()[np.roll(at_end, 4, 0) & ~at_end]
+    assert env_id.startswith("FourRooms") or (around == (200, 232, 206)).all(-1).any()
     env.reset(seed=0)
-    env.action_space.seed(0)
-    shown, ended = None, False
-    while not ended:
-        obs, _, terminated, truncated, _ = env.step(env.action_space.sample())
-        ended = terminated or truncated
-        shown = env.render()
-    assert shown is not None
-    np.testing.assert_array_equal(shown, env.unwrapped._env.render(obs=torch.as_tensor(obs)))
-    first, _ = env.reset()
-    again = env.render()
-    np.testing.assert_array_equal(again, env.unwrapped._env.render(obs=torch.as_tensor(first)))
-    assert not np.array_equal(shown, again)
+    assert (env.render() == start).all()
+
+
+def test_a_picture_after_the_last_step_shows_the_fallen_pole() -> None:
+    env = SingleEnv("CartPole-v1", render_mode="rgb_array")
+    env.reset(seed=0)
+    terminated = False
+    while not terminated:
+        obs, _, terminated, _, _ = env.step(1)
+    rows, columns = (env.render() == (200, 150, 100)).all(-1).nonzero()
+    lean = columns[rows == rows.min()].mean() - columns[rows == rows.max()].mean()
+    assert obs[2] < -0.2
+    assert lean < -5

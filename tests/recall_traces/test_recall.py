@@ -336,7 +336,7 @@ def test_a_saved_run_goes_on_exactly(space: spaces.Space, options: dict[str, Any
 def test_imitation_fades_where_reward_is_not_rare() -> None:
     """By the share of steps that pay: whole up to a tenth, half at 15 of a hundred, none from a fifth on."""
     for paying, expected in ((0, 1.0), (10, 1.0), (15, 0.5), (20, 0.0), (100, 0.0)):
-        recall, steps = make_recall(), walk(*(k % 9 for k in range(101)))
+        recall, steps = make_recall(rare_reward=0.1), walk(*(k % 9 for k in range(101)))
         steps.rewards[:paying] = 1.0
         recall.observe(steps)
         metrics = recall.update()
