@@ -51,7 +51,8 @@ class SingleEnv(gymnasium.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take one step; after the end of an episode call `reset`."""
         step = self._env.step(torch.as_tensor(np.asarray(action)).unsqueeze(0))
-        return _single(step.final_obs), float(step.rewards), bool(step.terminated), bool(step.truncated), {}
+        info = {name: _single(values) for name, values in step.info.items()}
+        return _single(step.final_obs), float(step.rewards), bool(step.terminated), bool(step.truncated), info
 
     def render(self) -> NDArray[np.uint8] | None:
         """RGB, uint8, `(height, width, 3)`, or None where no render mode was asked for."""
