@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import mujoco
 import torch
+from mujoco import mjtGeom
 from torch import Tensor
 
 try:
@@ -24,10 +26,12 @@ try:
 except ImportError as error:
     raise ImportError("the warp engine needs MuJoCo Warp: pip install 'recall-traces[gpu]'", name=error.name) from error
 
-from recall_traces.envs.mujoco.warp_kernels import align_capsules, copy_rows, mark_broken
+from recall_traces.envs.mujoco.warp_kernels import align_capsules, copy_rows, inspect
 
 # A banner and a line per compiled kernel say nothing to who trains; warnings and errors still come through.
 wp.config.log_level = max(wp.config.log_level, wp.LOG_WARNING)
+
+_LOG = logging.getLogger(__name__)
 
 _STATE = ("time", "qpos", "qvel", "act", "qacc_warmstart", "ctrl")
 """All that the next step depends on."""
@@ -43,12 +47,20 @@ _SOLVER_FIELDS = frozenset({"qacc", "qacc_smooth", "qfrc_constraint", "qfrc_smoo
 _POSTCONSTRAINT_FIELDS = frozenset({"cacc", "cfrc_int", "cfrc_ext"})
 """Of `mj_rnePostConstraint`, which Gymnasium calls after a step but not after a reset: there they are zero."""
 
-_CONTACTS_OF_PAIR = {("SPHERE", "SPHERE"): 1, ("CAPSULE", "SPHERE"): 1, ("PLANE", "SPHERE"): 1, ("CAPSULE", "PLANE"): 2}
+_PLANE, _SPHERE, _CAPSULE = (int(kind) for kind in (mjtGeom.mjGEOM_PLANE, mjtGeom.mjGEOM_SPHERE, mjtGeom.mjGEOM_CAPSULE))
+_CONTACTS_OF_PAIR = {
+    (_PLANE, _SPHERE): 1,
+    (_PLANE, _CAPSULE): 2,
+    (_SPHERE, _SPHERE): 1,
+    (_SPHERE, _CAPSULE): 1,
+    (_CAPSULE, _CAPSULE): 2,
+}
 _CONTACTS_OF_OTHER_PAIRS = 8
 
 _MANY_CONTACTS = 32
 _MANY_CONSTRAINTS = 96
-"""Where a model may have more, this must do: over twice what the humanoid needs when it falls (12 contacts, 41 rows)."""
+"""Where a model may have more, this must do. The humanoid, falling and getting tangled, came to 14 pairs of close geoms on
+average and 25 in the worst world, to 12 contacts and 41 rows."""
 
 _CHECK_EVERY = 64
 """Steps between two looks at the flags of full buffers."""
@@ -74,7 +86,7 @@ class WarpEngine:
         fields: derived fields to offer beside `qpos` and `qvel`, by their MuJoCo names, such as `"cinert"`.
         device: of torch, such as `"cuda"` or `"cpu"`.
         contacts_per_world: contacts (or pairs of geoms close to each other, if they are more), on average over all worlds.
-            Default: as many as the model can have, but at most 32.
+            Default: as many as the model can have, but hardly more than 32.
         constraints_per_world: rows of constraints in any one world; a contact with friction has four, a joint at its limit one.
             Default: as many as the model can have, but at most 96.
 
@@ -102,27 +114,27 @@ class WarpEngine:
         contacts_per_world: int | None = None,
         constraints_per_world: int | None = None,
     ):
-        if num_worlds < 1 or frame_skip < 1:
-            raise ValueError(f"num_worlds and frame_skip must be at least 1, got {num_worlds} and {frame_skip}")
+        given = {"contacts_per_world": contacts_per_world, "constraints_per_world": constraints_per_world}
+        for name, number in {"num_worlds": num_worlds, "frame_skip": frame_skip, **given}.items():
+            if number is not None and number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}")
         model, self.notes = _served(model)
+        for note in self.notes:
+            _LOG.warning(note)
         self.num_worlds, self.dtype, self.device = num_worlds, torch.float32, _with_index(device)
-        self._frame_skip = frame_skip
         free = _free_bytes(self.device)
         wp.init()
         with wp.ScopedDevice(wp.device_from_torch(self.device)):
             self._model = mujoco_warp.put_model(model)
             self._model.opt.warn_overflow = 0  # the device's own complaints name options that our users do not have
+            if self.device.type == "cuda" and not wp.is_conditional_graph_supported():
+                self._model.opt.graph_conditional = False  # the solver then takes all its iterations
             self._model.callback.contactfilter = _align_capsules
-            most = _most_contacts_and_constraints(model, self._model.nxn_geom_pair_filtered.numpy().tolist())
-            self._sizes = {
-                "contacts_per_world": min(most[0], _MANY_CONTACTS) if contacts_per_world is None else contacts_per_world,
-                "constraints_per_world": min(most[1], _MANY_CONSTRAINTS)
-                if constraints_per_world is None
-                else constraints_per_world,
-            }
+            defaults = _default_sizes(model, self._model.nxn_geom_pair_filtered.numpy().tolist(), num_worlds)
+            self._sizes = {name: given[name] or size for name, size in defaults.items()}
             try:
-                self._build(model, tuple(fields))
-            except RuntimeError as error:
+                self._build(model, frame_skip, tuple(fields))
+            except (RuntimeError, MemoryError) as error:
                 if "allocate" not in str(error) and "out of memory" not in str(error):
                     raise
                 fit = int(free / _bytes_per_world(model, self._sizes))
@@ -131,13 +143,12 @@ class WarpEngine:
                     f"about {fit} would"
                 ) from error
 
-    def _build(self, model: mujoco.MjModel, fields: tuple[str, ...]) -> None:
+    def _build(self, model: mujoco.MjModel, frame_skip: int, fields: tuple[str, ...]) -> None:
         self._data = _make_data(model, self.num_worlds, self._sizes)
         self._derived = tuple(name for name in dict.fromkeys(fields) if name not in _STATE)
         views = {name: _view(self._data, name) for name in dict.fromkeys(("qpos", "qvel", *_STATE, *fields))}
         self._state = [views[name].reshape(self.num_worlds, -1) for name in (*_STATE, *self._derived)]
         self._ctrl = views["ctrl"]
-        self._overflow = wp.to_torch(self._data.overflow)
         self._steps = 0
         self._flags = torch.zeros(len(_OVERFLOWS), dtype=torch.bool, pin_memory=self.device.type == "cuda")
         self._looked: torch.cuda.Event | None = None
@@ -150,6 +161,7 @@ class WarpEngine:
         self._mask, self._mask_view = _with_view(wp.zeros(self.num_worlds, dtype=bool))
         self._qpos, self._qpos_view = _with_view(wp.zeros_like(self._data.qpos))
         self._qvel, self._qvel_view = _with_view(wp.zeros_like(self._data.qvel))
+        self._lost, self._lost_view = _with_view(wp.zeros(self.num_worlds, dtype=int))
         self._broken, broken = _with_view(wp.zeros(self.num_worlds, dtype=bool))
 
         self._derive()
@@ -157,13 +169,15 @@ class WarpEngine:
             if name in _POSTCONSTRAINT_FIELDS:
                 self._rows[name].zero_()
             wp.copy(self._first[name], self._rows[name][:1])
-        self._step_graph = _graph(self._step_worlds)
+        self._step_worlds(1)  # kernels are compiled now, because a capture must not wait for a compiler
+        self._step_graph = _graph(lambda: self._step_worlds(frame_skip))
+        self._reset_worlds()
         self._reset_graph = _graph(self._reset_worlds)
         # Those first runs have moved the worlds.
         self._broken.fill_(True)
         self._mend()
         self._broken.zero_()
-        self._data.overflow.zero_()
+        self._lost.zero_()
         wp.synchronize_device()  # hereafter all is on torch's streams
         self.fields = _Views((name, views[name]) for name in ("qpos", "qvel", *fields))
         self.broken = broken
@@ -233,12 +247,15 @@ class WarpEngine:
                 self._streams[stream.cuda_stream] = wp.stream_from_torch(stream)
             wp.capture_launch(graph, self._streams[stream.cuda_stream])
 
-    def _step_worlds(self) -> None:
+    def _step_worlds(self, frame_skip: int) -> None:
         self._broken.zero_()
-        for _ in range(self._frame_skip):
+        for _ in range(frame_skip):
             mujoco_warp.step(self._model, self._data)
             wp.launch(
-                mark_broken, self.num_worlds, inputs=[self._data.qpos, self._data.qvel, self._data.qacc], outputs=[self._broken]
+                inspect,
+                self.num_worlds,
+                inputs=[self._data.qpos, self._data.qvel, self._data.qacc, self._data.overflow],
+                outputs=[self._broken, self._lost],
             )
         if not _POSTCONSTRAINT_FIELDS.isdisjoint(self._derived):
             mujoco_warp.rne_postconstraint(self._model, self._data)
@@ -274,7 +291,7 @@ class WarpEngine:
         wp.launch(copy_rows, target.shape, inputs=[mask, when, source], outputs=[target])
 
     def _overflow_flags(self) -> Tensor:
-        return torch.stack([((self._overflow & bits) != 0).any() for bits in _OVERFLOWS.values()])
+        return torch.stack([((self._lost_view & bits) != 0).any() for bits in _OVERFLOWS.values()])
 
     def _watch(self) -> None:
         """Look at the flags of full buffers once in a while; on a GPU at those of some steps ago, which have arrived by now."""
@@ -315,7 +332,7 @@ def _served(model: mujoco.MjModel) -> tuple[mujoco.MjModel, tuple[str, ...]]:
         return model, ()
     model = copy.copy(model)
     model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
-    return model, ("The model asks for the PGS solver, which MuJoCo Warp has not; Newton's is used, with the same solution.",)
+    return model, ("MuJoCo Warp has no PGS solver, which the model asks for; Newton's takes its place, with the same solutions",)
 
 
 def _align_capsules(model: Any, data: Any) -> None:
@@ -327,19 +344,24 @@ def _align_capsules(model: Any, data: Any) -> None:
     )
 
 
-def _most_contacts_and_constraints(model: mujoco.MjModel, pairs: list[list[int]]) -> tuple[int, int]:
-    """As many contacts and rows of constraints as the model can have, given the pairs of geoms that may touch."""
-    names = {int(kind): kind.name.removeprefix("mjGEOM_") for kind in mujoco.mjtGeom.__members__.values()}
+def _default_sizes(model: mujoco.MjModel, pairs: list[list[int]], num_worlds: int) -> dict[str, int]:
+    """As many contacts and rows of constraints as a model can have whose `pairs` of geoms may touch, within reason.
+
+    There is room for a world that breaks and has all contacts at once, so that it takes none from others.
+    """
     contacts = 0
     rows = int(model.jnt_limited.sum() + model.tendon_limited.sum() + 6 * model.neq)
     rows += int((model.dof_frictionloss > 0).sum() + (model.tendon_frictionloss > 0).sum())
     for pair in pairs:
-        first, second = sorted(names[int(model.geom_type[geom])] for geom in pair)
+        first, second = sorted(model.geom_type[pair].tolist())
         touching = _CONTACTS_OF_PAIR.get((first, second), _CONTACTS_OF_OTHER_PAIRS)
-        dimensions = int(model.geom_condim[pair].max())
+        dimensions = int(max(*model.geom_condim[pair], *model.pair_dim))
         contacts += touching
         rows += touching * max(1, 2 * (dimensions - 1))
-    return max(1, contacts), max(1, rows)
+    return {
+        "contacts_per_world": max(1, min(contacts, _MANY_CONTACTS + contacts // num_worlds)),
+        "constraints_per_world": max(1, min(rows, _MANY_CONSTRAINTS)),
+    }
 
 
 def _make_data(model: mujoco.MjModel, num_worlds: int, sizes: dict[str, int]) -> Any:
@@ -393,12 +415,7 @@ def _with_view(array: Any) -> tuple[Any, Tensor]:
 
 
 def _graph(call: Callable[[], None]) -> Any:
-    """Capture what a call does to the device.
-
-    It is called once before, because a capture must not wait for a compiler, and the graph is run once, because that takes the
-    memory that it needs: too little of it shows here or never.
-    """
-    call()
+    """Capture what a call does to the device, and run it once: it takes its memory then, so too little shows here or never."""
     with wp.ScopedCapture() as capture:
         call()
     wp.capture_launch(capture.graph)

@@ -21,8 +21,19 @@ CAPSULE = wp.constant(int(mujoco.mjtGeom.mjGEOM_CAPSULE))
 
 
 @wp.kernel(enable_backward=False)
-def mark_broken(qpos: wp.array2d[float], qvel: wp.array2d[float], qacc: wp.array2d[float], broken: wp.array[bool]):
-    """Set `broken` in worlds with a value that is not a number or too large. One thread per world."""
+def inspect(
+    qpos: wp.array2d[float],
+    qvel: wp.array2d[float],
+    qacc: wp.array2d[float],
+    overflow: wp.array[int],
+    broken: wp.array[bool],
+    lost: wp.array[int],
+):
+    """Set `broken` in worlds with a value that is not a number or too large, and add the new flags of `overflow` to `lost`.
+
+    The flags of broken worlds are forgotten: where a body is nowhere, MuJoCo Warp finds every contact there can be. One thread
+    per world.
+    """
     world = wp.tid()
     # "not within" instead of "beyond": every comparison with NaN is false.
     for i in range(qpos.shape[1]):
@@ -31,6 +42,9 @@ def mark_broken(qpos: wp.array2d[float], qvel: wp.array2d[float], qacc: wp.array
     for i in range(qvel.shape[1]):
         if not (wp.abs(qvel[world, i]) <= LIMIT and wp.abs(qacc[world, i]) <= LIMIT):
             broken[world] = True
+    if not broken[world]:
+        lost[world] = lost[world] | overflow[world]
+    overflow[world] = 0
 
 
 @wp.kernel(enable_backward=False)
