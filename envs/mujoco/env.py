@@ -87,17 +87,18 @@ class MujocoEnv:
         outcome = task.judge(engine.fields, place, self._place, controls)
         rewards, terminated, final_obs = outcome.rewards, outcome.terminated, self._observe()
         info: dict[str, Any] = dict(outcome.info)
-        if self._any(broken):
+        done = (self._age.add_(1) >= self.horizon).logical_or_(broken).logical_or_(terminated)
+        some_done = self._any(done)
+        if some_done and self._any(broken):
             rewards, terminated = rewards.masked_fill(broken, 0), terminated & ~broken
             final_obs = torch.where(broken.unsqueeze(1), self._obs, final_obs)
             for key, value in info.items():
                 info[key] = value.masked_fill(broken.view(-1, *[1] * (value.ndim - 1)), 0)
             self._count(broken)
         info["broken"] = broken
-        done = (self._age.add_(1) >= self.horizon).logical_or_(broken).logical_or_(terminated)
         truncated = done > terminated
         paid = self.payout.pay(rewards, engine.fields, self._age, done).to(self.dtype)
-        if self._any(done):
+        if some_done:
             self._begin(done)
             where = done.unsqueeze(1)
             self._obs = torch.where(where, self._observe(), final_obs)
