@@ -26,7 +26,7 @@ try:
 except ImportError as error:
     raise ImportError("the warp engine needs MuJoCo Warp: pip install 'recall-traces[gpu]'", name=error.name) from error
 
-from recall_traces.envs.mujoco.warp_kernels import align_capsules, copy_rows, inspect
+from recall_traces.envs.mujoco.warp_kernels import align_capsules, copy_rows, forget_constraints, inspect
 
 # A banner and a line per compiled kernel say nothing to who trains; warnings and errors still come through.
 wp.config.log_level = max(wp.config.log_level, wp.LOG_WARNING)
@@ -264,6 +264,13 @@ class WarpEngine:
     def _mend(self) -> None:
         for name, rows in self._rows.items():
             self._copy_rows(self._broken, True, self._first[name], rows)
+        efc = self._data.efc
+        wp.launch(
+            forget_constraints,
+            self.num_worlds,
+            inputs=[self._broken],
+            outputs=[efc.J, efc.pos, efc.vel, efc.aref, efc.D, efc.force],
+        )
 
     def _reset_worlds(self) -> None:
         for name, kept in self._kept.items():
@@ -371,7 +378,7 @@ def _make_data(model: mujoco.MjModel, num_worlds: int, sizes: dict[str, int]) ->
 
 
 def _bytes_per_world(model: mujoco.MjModel, sizes: dict[str, int]) -> int:
-    """Measured on the host, where there is room: the arrays of one world, and about as much again as a step needs meanwhile."""
+    """Twice the arrays of one world, which are made on the host for that: a step needs some more, and memory has gaps."""
     with wp.ScopedDevice("cpu"):
         return 2 * _bytes_in(_make_data(model, 1, sizes))
 

@@ -48,6 +48,36 @@ def inspect(
 
 
 @wp.kernel(enable_backward=False)
+def forget_constraints(
+    broken: wp.array[bool],
+    jacobian: wp.array3d[float],
+    position: wp.array2d[float],
+    velocity: wp.array2d[float],
+    reference: wp.array2d[float],
+    mass: wp.array2d[float],
+    force: wp.array2d[float],
+):
+    """Clear the constraints of broken worlds.
+
+    The solver multiplies whole tiles, by zero where there is no constraint. A NaN that a broken world has left there, as MuJoCo
+    Warp's own reset does, would break it anew in every step. One thread per world, because worlds seldom break.
+    """
+    world = wp.tid()
+    if not broken[world]:
+        return
+    for i in range(jacobian.shape[1]):
+        for j in range(jacobian.shape[2]):
+            jacobian[world, i, j] = 0.0
+    for i in range(position.shape[1]):
+        position[world, i] = 0.0
+        velocity[world, i] = 0.0
+        reference[world, i] = 0.0
+        force[world, i] = 0.0
+    for i in range(mass.shape[1]):
+        mass[world, i] = 0.0
+
+
+@wp.kernel(enable_backward=False)
 def copy_rows(mask: wp.array[bool], when: bool, source: wp.array2d[float], target: wp.array2d[float]):
     """Copy rows where `mask` equals `when`; a source of one row serves all worlds. One thread per value."""
     world, column = wp.tid()

@@ -51,15 +51,19 @@ def only(*worlds: int) -> torch.Tensor:
 
 @cache
 def rollout(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Positions, velocities and controls of `WORLDS` states along a random rollout in MuJoCo."""
+    """Positions, velocities and controls of `WORLDS` states along random rollouts in MuJoCo."""
     model, rng = load(name), np.random.default_rng(0)
     data, found = mujoco.MjData(model), []
-    for step in range(8 * WORLDS):
-        controls = rng.uniform(*model.actuator_ctrlrange.T)
-        if step % 8 == 7:
-            found.append((data.qpos.copy(), data.qvel.copy(), controls))
-        data.ctrl[:] = controls
-        mujoco.mj_step(model, data, FRAME_SKIP[name])
+    while len(found) < WORLDS:
+        mujoco.mj_resetData(model, data)
+        data.qpos[:] += rng.uniform(-0.01, 0.01, model.nq)
+        for step in range(50):
+            controls = rng.uniform(*model.actuator_ctrlrange.T)
+            if step % 8 == 7:
+                found.append((data.qpos.copy(), data.qvel.copy(), controls))
+            data.ctrl[:] = controls
+            mujoco.mj_step(model, data, FRAME_SKIP[name])
+    found = found[:WORLDS]
     qpos, qvel, controls = (np.array(values) for values in zip(*found, strict=True))
     return qpos, qvel, controls
 
@@ -94,7 +98,7 @@ def test_one_step_is_that_of_mujoco(name: str) -> None:
         touching += data.ncon > 0
     engine.step(controls)
     engine.check()
-    assert touching > WORLDS / 4
+    assert touching >= 4
     assert not engine.broken.any()
     for field, values in engine.fields.items():
         error = errors(values, np.array([getattr(data, field) for data in expected]))
@@ -202,36 +206,39 @@ def test_states_can_be_gone_back_to() -> None:
     assert torch.equal(mixed[~worlds], later[~worlds])
 
 
-def test_broken_worlds_are_put_back_and_flagged() -> None:
-    engine, controls = start("ant")
+@pytest.mark.parametrize("name", FRAME_SKIP)
+def test_broken_worlds_are_put_back_and_flagged(name: str) -> None:
+    model = load(name)
+    engine, controls = start(name)
     engine.step(controls)
     undisturbed = copies(engine)
 
-    engine, controls = start("ant")
-    engine.fields["qpos"][2, 8] = torch.nan
+    engine, controls = start(name)
+    engine.fields["qpos"][2, -1] = torch.nan
     engine.fields["qvel"][5, 1] = 1e12
-    engine.fields["qvel"][9, 7] = torch.inf
+    engine.fields["qvel"][9, -1] = torch.inf
     engine.step(controls)
     engine.check()
     broken = only(2, 5, 9)
     assert torch.equal(engine.broken, broken)
-    for name, field in engine.fields.items():
-        assert torch.equal(field[~broken], undisturbed[name][~broken])
-    data = mujoco.MjData(load("ant"))
-    mujoco.mj_forward(load("ant"), data)
-    for name, field in engine.fields.items():
-        reference = torch.tensor(getattr(data, name), dtype=torch.float32)
+    for key, field in engine.fields.items():
+        assert torch.equal(field[~broken], undisturbed[key][~broken])
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    for key, field in engine.fields.items():
+        reference = torch.tensor(getattr(data, key), dtype=torch.float32)
         torch.testing.assert_close(field[broken], reference.expand_as(field[broken]), rtol=1e-5, atol=1e-5)
 
-    controls[:] = 0.5
+    controls[:] = torch.tensor(model.actuator_ctrlrange[:, 1]) / 2
     for _ in range(5):
         engine.step(controls)
     assert not engine.broken.any()
-    mended = engine.get_state()[2]
-    engine.reset(everywhere(), torch.tensor(load("ant").qpos0).expand(WORLDS, -1), torch.zeros(WORLDS, 14))
+    mended = engine.get_state()
+    engine.reset(everywhere(), torch.tensor(model.qpos0).expand(WORLDS, -1), torch.zeros(WORLDS, model.nv))
     for _ in range(5):
         engine.step(controls)
-    assert torch.equal(engine.get_state()[2, 1:], mended[1:]), "something of the broken world has stayed"
+    fresh = engine.get_state()
+    assert torch.equal(mended[broken, 1:], fresh[broken, 1:]), "something of the broken worlds has stayed"  # but for the time
 
 
 def test_fields_are_views_that_cannot_be_replaced() -> None:
@@ -275,7 +282,7 @@ def test_full_buffers_are_an_error_that_names_the_option(sizes: dict[str, int], 
 
 def test_default_sizes() -> None:
     def default(name: str, num_worlds: int) -> list[int]:
-        pairs = mujoco_warp.put_model(load(name)).nxn_geom_pair_filtered.numpy().tolist()
+        pairs = mujoco_warp.put_model(warp_engine._served(load(name))[0]).nxn_geom_pair_filtered.numpy().tolist()
         return list(warp_engine._default_sizes(load(name), pairs, num_worlds).values())
 
     # Twelve capsules with two ends and a sphere over the floor: there cannot be more.
