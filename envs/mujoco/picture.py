@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +35,9 @@ class Painter:
         buffer.offwidth, buffer.offheight = max(buffer.offwidth, width), max(buffer.offheight, height)
         self._model, self._data = model, mujoco.MjData(model)
         try:
-            self._renderer = mujoco.Renderer(model, height, width)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the error that follows says it in one sentence
+                self._renderer = mujoco.Renderer(model, height, width)
         except Exception as error:  # each backend fails in its own way
             message = " ".join(str(error).split())
             raise RuntimeError(NO_LIBRARY.format(error=f"{type(error).__name__}: {message}")) from error
