@@ -51,7 +51,7 @@ class SingleEnv(gymnasium.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take one step; after the end of an episode call `reset`."""
         step = self._env.step(torch.as_tensor(np.asarray(action)).unsqueeze(0))
-        info = {name: _single(values) for name, values in step.info.items()}
+        info = {name: _single(values) if values.ndim > 1 else values.item() for name, values in step.info.items()}
         return _single(step.final_obs), float(step.rewards), bool(step.terminated), bool(step.truncated), info
 
     def render(self) -> NDArray[np.uint8] | None:

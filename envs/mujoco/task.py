@@ -26,7 +26,8 @@ class MujocoConfig:
     xml_file: str = ""
     """The model: one of Gymnasium's, or a path that starts with '/', '.' or '~'."""
     engine: Literal["auto", "cpu", "warp"] = "auto"
-    """What simulates: cpu, MuJoCo's C library on threads; warp, MuJoCo Warp; auto is warp on a cuda device, else cpu."""
+    """What simulates: cpu, MuJoCo's C library on threads; warp, MuJoCo Warp; auto is warp on a cuda device, else cpu.
+    On the command line --engine does too."""
     num_threads: int | None = None
     """Threads of the cpu engine; by default as many as pay, at most one per core."""
     contacts_per_world: int | None = None

@@ -19,16 +19,16 @@ env = envs.make("Ant-v5", num_envs=2)
 for _ in range(5):
     env.step(torch.ones(2, *env.action_space.shape) * torch.tensor([[0.0], [1.0]]))
 try:
-    first, second, small = env.render(), env.render(1), env.render(0, 64, 48)
+    large, first, second = env.render(), env.render(0, 64, 48), env.render(1, 64, 48)
 except RuntimeError as error:
     print(error)
     sys.exit(3)
-assert first.shape == second.shape == (480, 480, 3)
-assert small.shape == (48, 64, 3)
+assert large.shape == (480, 480, 3)
+assert first.shape == second.shape == (48, 64, 3)
 assert str(first.dtype) == "uint8"
 assert first.std() > 10
 assert (first != second).any()
-assert (env.render() == first).all()
+assert (env.render(0, 64, 48) == first).all()
 env.close()
 """
 
@@ -52,13 +52,13 @@ def test_without_a_library_one_sentence_says_what_to_do(monkeypatch: pytest.Monk
         raise mujoco.FatalError("an OpenGL platform library\n has not been loaded")
 
     monkeypatch.setattr(mujoco, "Renderer", fail)
+    env: Any = envs.make("Hopper-v5")
     with pytest.raises(RuntimeError, match="MuJoCo cannot draw here") as caught:
-        env: Any = envs.make("Hopper-v5")
         env.render()
     assert str(caught.value) == (
-        "MuJoCo cannot draw here (FatalError: an OpenGL platform library has not been loaded); install an OpenGL library (Debian, "
-        "Ubuntu: apt install libegl1 or libosmesa6) and set the environment variable MUJOCO_GL=egl or MUJOCO_GL=osmesa before "
-        "Python starts"
+        "MuJoCo cannot draw here (FatalError: an OpenGL platform library has not been loaded); install an OpenGL library "
+        "(Debian, Ubuntu: apt install libegl1 or libosmesa6) and set the environment variable MUJOCO_GL=egl or MUJOCO_GL=osmesa "
+        "before Python starts"
     )
 
 
