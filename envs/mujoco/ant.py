@@ -69,6 +69,7 @@ class Ant:
         self._seconds = model.opt.timestep * options.frame_skip
         self._num_positions, self._num_velocities = int(model.nq), int(model.nv)
         self._hidden = 2 * options.exclude_current_positions_from_observation
+        self.shown = self._num_positions - self._hidden + self._num_velocities
         try:
             self._main_body = int(model.body(options.main_body).id)
         except (KeyError, IndexError):

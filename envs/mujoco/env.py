@@ -57,6 +57,8 @@ class MujocoEnv:
         self.name, self.model, self.task, self.payout, self.engine, self.dtype = name, model, task, payout, engine, dtype
         self.num_envs, self.device, self.horizon = engine.num_worlds, engine.device, task.horizon
         self.success_return: float | None = payout.success_return(task.success_return)
+        self.state_columns = slice(0, task.shown)
+        """Columns of the observation that positions and velocities alone decide."""
         self.num_broken: Tensor = torch.zeros((), dtype=torch.int64, device=self.device)
         """Worlds that broke so far."""
         self._generator = seeded_generator(seed, "environment", self.device)

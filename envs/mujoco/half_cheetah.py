@@ -42,6 +42,7 @@ class HalfCheetah:
         self._seconds = model.opt.timestep * options.frame_skip
         self._num_positions, self._num_velocities = int(model.nq), int(model.nv)
         self._hidden = int(options.exclude_current_positions_from_observation)
+        self.shown = self._num_positions - self._hidden + self._num_velocities
 
     def place(self, fields: Fields) -> Tensor:
         return fields["qpos"][:, :1].clone()

@@ -65,6 +65,7 @@ class Hopper:
         self._seconds = model.opt.timestep * options.frame_skip
         self._num_positions, self._num_velocities, self._first_height = int(model.nq), int(model.nv), float(model.qpos0[1])
         self._hidden = int(options.exclude_current_positions_from_observation)
+        self.shown = self._num_positions - self._hidden + self._num_velocities
         low, high = zip(options.healthy_state_range, options.healthy_angle_range, strict=True)
         others = self._num_positions + self._num_velocities - 3
         self._healthy = Within(options.healthy_z_range, (max(low), min(high)), *[options.healthy_state_range] * others)

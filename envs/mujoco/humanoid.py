@@ -72,6 +72,7 @@ class Humanoid:
         self._seconds = model.opt.timestep * options.frame_skip
         self._num_positions, self._num_velocities = int(model.nq), int(model.nv)
         self._hidden = 2 * options.exclude_current_positions_from_observation
+        self.shown = self._num_positions - self._hidden + self._num_velocities
         self._healthy = Within(options.healthy_z_range)
         self._mass_shares = torch.from_numpy(model.body_mass / model.body_mass.sum())
         # Of each field what comes first belongs to the world or to the torso in space, and says nothing.

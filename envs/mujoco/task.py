@@ -89,6 +89,9 @@ class Task(Protocol):
     fields: tuple[str, ...]
     """Derived fields that it reads, besides `qpos` and `qvel`."""
     camera: Camera
+    """From where it is drawn."""
+    shown: int
+    """Columns at the beginning of an observation that positions and velocities alone decide; what follows are derived fields."""
 
     def place(self, fields: Fields) -> Tensor:
         """What velocities are differences of, metres, a fresh `(num_worlds, axes)`; no axes where none are needed."""

@@ -63,6 +63,7 @@ class Walker2d:
         self._seconds = model.opt.timestep * options.frame_skip
         self._num_positions, self._num_velocities, self._first_height = int(model.nq), int(model.nv), float(model.qpos0[1])
         self._hidden = int(options.exclude_current_positions_from_observation)
+        self.shown = self._num_positions - self._hidden + self._num_velocities
         self._healthy = Within(options.healthy_z_range, options.healthy_angle_range)
 
     def place(self, fields: Fields) -> Tensor:
