@@ -31,6 +31,8 @@ STATE = sum(int(getattr(mujoco.mjtState, f"mjSTATE_{part}")) for part in ("FULLP
 WORTH_A_THREAD = 1e-4
 """Seconds of a step that each thread must have to do before it pays for being woken."""
 PROBE_STEPS = 10
+TOO_LARGE = mujoco.mjMAXVAL
+"""Where MuJoCo takes a position or velocity for broken."""
 FORCES = frozenset({"cacc", "cfrc_int", "cfrc_ext"})
 """Fields that only `mj_rnePostConstraint` computes."""
 _BAD = [int(kind) for name, kind in mujoco.mjtWarning.__members__.items() if name.startswith("mjWARN_BAD")]
@@ -105,6 +107,11 @@ class CPUEngine:
         worlds.controls[:] = controls.detach().cpu().numpy()
         worlds.broken[:] = False
         self._spread([simulator.step_all for simulator in self._simulators], self._all)
+        # MuJoCo looks at each substep's beginning, so what the last one spoils is found here.
+        if not np.abs(worlds.moving).max() < TOO_LARGE:
+            spoilt = ~(np.abs(worlds.moving) < TOO_LARGE).all(1)
+            worlds.broken |= spoilt
+            self._spread([simulator.restore_all for simulator in self._simulators], np.flatnonzero(spoilt).tolist())
         self._publish()
 
     def reset(self, worlds: Tensor, qpos: Tensor, qvel: Tensor) -> None:
@@ -168,6 +175,7 @@ class _Worlds:
             begin, end = end, end + int(np.prod(shape))
             self.layout[name] = (slice(begin, end), shape)
         self.rows = np.zeros((num_worlds, end))
+        self.moving = self.rows[:, 1 : 1 + model.nq + model.nv]
         self.controls = self.rows[:, size - model.nu : size]
         self.broken = np.zeros(num_worlds, dtype=bool)
         self.starts: tuple[NDArray[np.float64], NDArray[np.float64]] = (np.empty(0), np.empty(0))

@@ -233,6 +233,27 @@ def test_worlds_that_break_end_their_episode(
     assert not list(tmp_path.iterdir())  # MuJoCo's log
 
 
+@pytest.mark.parametrize("frame_skip", [1, 4])
+def test_nothing_infinite_is_ever_seen(frame_skip: int) -> None:
+    """MuJoCo looks at the beginning of a substep; what the last one spoils must be found too."""
+    env = make("Ant-v5", 64, frame_skip=frame_skip, terminate_when_unhealthy=False)
+    generator, state = torch.Generator().manual_seed(0), env.get_state()
+    broken = 0
+    for power in range(2, 11):
+        wild = {name: values.clone() for name, values in state.items()}
+        velocities = slice(1 + env.model.nq, 1 + env.model.nq + env.model.nv)
+        speeds = torch.randn(64, env.model.nv, generator=generator, dtype=torch.float64) * 10.0**power
+        wild["physics"][:, velocities] = speeds
+        env.set_state(state)
+        env.engine.set_state(torch.ones(64, dtype=torch.bool), wild["physics"])
+        for actions in actions_for(env, 3):
+            step = env.step(actions)
+            for values in (step.obs, step.final_obs, step.rewards):
+                assert values.isfinite().all()
+            broken += int(step.info["broken"].sum())
+    assert broken > 64
+
+
 def test_nan_actions_are_zero() -> None:
     env, twin = make("Ant-v5"), make("Ant-v5")
     actions = actions_for(env, 5)
