@@ -149,7 +149,8 @@ def measure(contestant: str, task: str, worlds: int, seconds: float, device: str
     if contestant == "bare step":
         return measure_bare_warp(task, worlds, seconds, device)
     engine = "warp" if contestant == "warp" else "cpu"
-    return measure_ours(task, worlds, seconds, engine, device, ends=contestant != "ours, no ends")
+    where = device if engine == "warp" else "cpu"
+    return measure_ours(task, worlds, seconds, engine, where, ends=contestant != "ours, no ends")
 
 
 def hardware(device: str) -> dict[str, Any]:

@@ -270,6 +270,23 @@ def test_seeds_decide_and_threads_do_not() -> None:
     assert runs[0][0].terminated.shape == (5,)
 
 
+def test_fields_that_live_elsewhere_are_copied_there() -> None:
+    """As with the cpu engine on a cuda device, here with copies on the CPU."""
+    env, twin = make("Humanoid-v5", 4), make("Humanoid-v5", 4)
+    for copied in (env, env.engine):
+        copied._asking_is_free = copied._on_host = False  # a GPU is not asked whether an episode ended
+    env.engine.fields = {name: values.clone() for name, values in env.engine.fields.items()}
+    env.engine.broken = env.engine.broken.clone()
+    for actions in actions_for(env, 40):
+        # Starts are drawn at every step there, so the twin is put where they began.
+        step, other = env.step(actions), twin.step(actions)
+        for name in ("final_obs", "rewards", "terminated", "truncated"):
+            assert torch.equal(getattr(step, name), getattr(other, name))
+        state = env.get_state()
+        assert torch.equal(twin.set_state(state), step.obs)
+    assert env.get_state()["age"].min() < 40
+
+
 def test_rows_are_independent_worlds() -> None:
     """In a fleet row `s * N + n` is the same world whatever the other rows do."""
     env, twin = make("HalfCheetah-v5", 6, seed=2), make("HalfCheetah-v5", 6, seed=2)
