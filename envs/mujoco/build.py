@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,6 @@ from recall_traces.envs.mujoco.env import MujocoEnv
 from recall_traces.envs.mujoco.payout import Dense, Payout
 from recall_traces.envs.mujoco.task import ENGINES, MujocoConfig, Task
 
-_LOG = logging.getLogger(__name__)
 ASSETS = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
 
 
@@ -76,10 +74,7 @@ def make_engine(
             "the engine 'warp' needs MuJoCo Warp: pip install 'recall-traces[gpu]'; or choose the engine 'cpu'"
         ) from error
     sizes: dict[str, int | None] = {name: getattr(options, name) for name in ("contacts_per_world", "constraints_per_world")}
-    engine = WarpEngine(model, num_worlds, options.frame_skip, fields, device, **sizes)
-    for note in engine.notes:
-        _LOG.warning("the warp engine: %s", note)
-    return engine
+    return WarpEngine(model, num_worlds, options.frame_skip, fields, device, **sizes)
 
 
 def load_model(xml_file: str) -> mujoco.MjModel:
