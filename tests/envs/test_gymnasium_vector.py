@@ -106,6 +106,11 @@ def test_infos_as_gymnasiums_own() -> None:
             assert (infos[name].dtype, infos[name].shape) == (expected[name].dtype, expected[name].shape), name
         if "final_info" in infos and "final_info" in expected:
             assert infos["final_info"].keys() == expected["final_info"].keys()
+            for found in (infos, expected):
+                done, velocities = found["_final_info"], found["final_info"]["x_velocity"]
+                assert found["final_info"]["_x_velocity"].tolist() == done.tolist()
+                assert not velocities[~done].any()
+                assert velocities[done].all()
             ended += 1
         # Where an episode has just ended Gymnasium's own tells of the reset there, of which ours says nothing new.
         if "final_info" not in infos and "final_info" not in expected:

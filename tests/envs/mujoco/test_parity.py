@@ -132,6 +132,34 @@ def test_as_gymnasium(env_id: str, options: dict[str, Any]) -> None:
     assert ends >= (mortal or env_id == "Reacher-v5")
 
 
+@pytest.mark.parametrize(
+    ("env_id", "options"),
+    [
+        ("Hopper-v5", {"healthy_state_range": (-3.0, 4.0), "healthy_angle_range": (-5.0, 5.0), "healthy_z_range": (-2.0, 3.0)}),
+        ("Hopper-v5", {"healthy_state_range": (-9.0, 9.0), "healthy_angle_range": (-1.0, 2.0), "healthy_z_range": (-2.0, 3.0)}),
+        ("Walker2d-v5", {"healthy_angle_range": (-1.0, 2.0), "healthy_z_range": (-2.0, 3.0)}),
+        ("Ant-v5", {"healthy_z_range": (-1.0, 2.0)}),
+        ("Humanoid-v5", {"healthy_z_range": (-1.0, 2.0)}),
+    ],
+)
+def test_healthy_where_gymnasium_says_so(env_id: str, options: dict[str, Any]) -> None:
+    """In states of all kinds, whether they can be reached or not."""
+    count, deviation = 300, 1.3
+    ours: Any = envs.make(env_id, dtype="float64", **options)
+    theirs: Any = gymnasium.make(env_id, **options).unwrapped
+    generator = torch.Generator().manual_seed(0)
+    fields = {
+        name: torch.randn(count, *values.shape[1:], generator=generator, dtype=torch.float64).mul_(deviation)
+        for name, values in ours.engine.fields.items()
+    }
+    place = ours.task.place(fields)
+    terminated = ours.task.judge(fields, place, place, torch.zeros(count, ours.model.nu, dtype=torch.float64)).terminated
+    for qpos, qvel, ended in zip(fields["qpos"].numpy(), fields["qvel"].numpy(), terminated.tolist(), strict=True):
+        theirs.data.qpos[:], theirs.data.qvel[:] = qpos, qvel
+        assert ended != theirs.is_healthy
+    assert 20 < terminated.sum() < count - 20
+
+
 @pytest.mark.parametrize("env_id", OPTIONS)
 def test_the_same_spaces_thresholds_and_horizons(env_id: str) -> None:
     ours: Any = envs.make(env_id, dtype="float64")
