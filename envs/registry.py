@@ -32,6 +32,20 @@ class _Family:
 
 
 _LAYOUTS = ("U", "Medium", "Large")
+_MUJOCO = "recall_traces.envs.mujoco"
+_WALKERS = {"Hopper": "hopper", "HalfCheetah": "half_cheetah", "Walker2d": "walker2d", "Ant": "ant", "Humanoid": "humanoid"}
+"""Tasks of going forward, and their modules; only these have a sparse and a delayed version."""
+_TASKS = _WALKERS | {"Reacher": "reacher"}
+_PAYOUTS = {"": "Dense", "Sparse": "Sparse", "Delayed": "Delayed"}
+
+
+def _mujoco(task: str, payout: str = "") -> tuple[str, _Family]:
+    """Name and family of a MuJoCo task with a payout."""
+    name, module = f"{payout}{task}-v5", f"{_MUJOCO}.{_TASKS[task]}"
+    arguments = (name, f"{module}:{task}", f"{_MUJOCO}.payout:{_PAYOUTS[payout]}")
+    return name, _Family(f"{_MUJOCO}.build:build", f"{module}:{task}Config", arguments)
+
+
 _FAMILIES: dict[str, _Family] = {
     "FourRooms-<n>": _Family("recall_traces.envs.four_rooms:FourRooms", "recall_traces.envs.four_rooms:FourRoomsConfig"),
     "CartPole-v1": _Family("recall_traces.envs.cart_pole:CartPole", "recall_traces.envs.cart_pole:CartPoleConfig"),
@@ -42,6 +56,8 @@ _FAMILIES: dict[str, _Family] = {
         for layout in _LAYOUTS
     },
     "PointMass-<n>": _Family("recall_traces.envs.point_mass:PointMass", "recall_traces.envs.point_mass:PointMassConfig"),
+    **dict(_mujoco(task) for task in _TASKS),
+    **dict(_mujoco(task, payout) for payout in ("Sparse", "Delayed") for task in _WALKERS),
 }
 
 
@@ -119,18 +135,24 @@ def make(env_id: str, num_envs: int = 1, device: str | torch.device = "cpu", see
 
 
 def register_with_gymnasium() -> None:
-    """Make ours known to `gymnasium.make`, as `recall_traces/CartPole-v1`, and the others with `-v0` after their name.
+    """Make ours known to `gymnasium.make` and `make_vec` as `recall_traces/CartPole-v1`; names without a version get `-v0`.
 
     Sizes of `FourRooms-<n>` are the odd ones from 7 to 31.
     """
     names = [f"FourRooms-{size}" for size in range(7, 32, 2)]
     names += [f"PointMaze-{layout}" for layout in _LAYOUTS] + [f"PointMass-{dimensions}" for dimensions in range(2, 9)]
-    ours = [(name, f"{name}-v0", 1.0) for name in names]
-    for env_id, name, reward_threshold in [*ours, ("CartPole-v1", "CartPole-v1", 475.0)]:
+    ours: list[tuple[str, str, float | None]] = [(name, f"{name}-v0", 1.0) for name in names]
+    ours.append(("CartPole-v1", "CartPole-v1", 475.0))
+    for task in _TASKS:
+        threshold = gymnasium.registry[f"{task}-v5"].reward_threshold
+        payouts = {"": threshold, "Sparse": None, "Delayed": threshold} if task in _WALKERS else {"": threshold}
+        ours += [(f"{payout}{task}-v5", f"{payout}{task}-v5", value) for payout, value in payouts.items()]
+    for env_id, name, reward_threshold in ours:
         if f"recall_traces/{name}" not in gymnasium.registry:
             gymnasium.register(
                 f"recall_traces/{name}",
                 entry_point="recall_traces.envs.single:SingleEnv",
+                vector_entry_point="recall_traces.envs.gymnasium_vector:GymnasiumVector",
                 reward_threshold=reward_threshold,
                 kwargs={"env_id": env_id},
             )

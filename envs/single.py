@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import gymnasium
@@ -40,6 +41,8 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         """The last observation of the episode, its final one included: the batched environment goes on to the next by itself."""
         if render_mode is not None and not hasattr(self._env, "render"):
             raise ValueError(f"{env_id} cannot be drawn; its render mode must be None")
+        # MuJoCo draws its own state, which an observation does not hold.
+        self._draws_obs = render_mode is not None and "obs" in inspect.signature(self._env.render).parameters
         self.observation_space, self.action_space = self._env.observation_space, self._env.action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -55,11 +58,14 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         """Take one step; after the end of an episode call `reset`."""
         step = self._env.step(torch.as_tensor(np.asarray(action)).unsqueeze(0))
         self._shown = step.final_obs[0]
-        return _single(self._shown), float(step.rewards), bool(step.terminated), bool(step.truncated), {}
+        info = {name: _single(values[0]) if values.ndim > 1 else values.item() for name, values in step.info.items()}
+        return _single(self._shown), float(step.rewards), bool(step.terminated), bool(step.truncated), info
 
     def render(self) -> NDArray[np.uint8] | None:
         """RGB, uint8, `(height, width, 3)`, or None where no render mode was asked for."""
-        return self._env.render(obs=self._shown) if self.render_mode else None
+        if self.render_mode is None:
+            return None
+        return self._env.render(obs=self._shown) if self._draws_obs else self._env.render()
 
 
 def _single(row: Tensor) -> Any:

@@ -15,6 +15,7 @@ from recall_traces.cli.errors import UsageError
 from recall_traces.cli.options import AGENTS
 from recall_traces.targets import SOURCES
 
+TASKS_FORWARD = ("Hopper", "HalfCheetah", "Walker2d", "Ant", "Humanoid")
 ENVIRONMENTS = {
     "FourRooms-<n>": "n by n cells, n odd and at least 7; reward 1 at the goal, which is far from the start",
     "CartPole-v1": "Gymnasium's, in torch: keep a pole up for 500 steps",
@@ -22,6 +23,14 @@ ENVIRONMENTS = {
     "PointMaze-Medium": "the same, 6 by 6 cells, the goal 10 m from the start",
     "PointMaze-Large": "the same, 10 by 7 cells, the goal 18 m from the start",
     "PointMass-<n>": "a point in a long, thin box of n = 2 to 8 dimensions; reward 1 at a goal, another in every episode",
+    "Hopper-v5": "Gymnasium's, batched MuJoCo: a leg that hops forward",
+    "HalfCheetah-v5": "the same: two legs and a back that run forward",
+    "Walker2d-v5": "the same: two legs that walk forward",
+    "Ant-v5": "the same: four legs that walk forward",
+    "Humanoid-v5": "the same: a person that walks forward",
+    "Reacher-v5": "the same: an arm whose tip goes to a target",
+    **{f"Sparse{task}-v5": f"{task}-v5 with reward 1 for each new metre forward, and no other" for task in TASKS_FORWARD},
+    **{f"Delayed{task}-v5": f"{task}-v5 with the reward paid every 20 steps" for task in TASKS_FORWARD},
 }
 SOURCE_DESCRIPTIONS = {
     "auto": "novelty, and return as soon as there is some",
@@ -45,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
         return
     if argv:
         raise UsageError(f"list takes no arguments, and got {argv[0]!r}")
-    environments = {name: ENVIRONMENTS.get(name, "registered by you") + _options(name) for name in envs.registered_ids()}
+    environments = {name: ENVIRONMENTS.get(name, "registered by you") + text for name, text in _options().items()}
     environments["any Gymnasium id"] = "such as Pendulum-v1; options: keywords of its constructor, --env.KEY VALUE"
     sources = {name: SOURCE_DESCRIPTIONS.get(name, "") for name in SOURCES}
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
@@ -63,9 +72,18 @@ def main(argv: Sequence[str]) -> None:
     Console(highlight=False).print(table)
 
 
-def _options(name: str) -> str:
-    options = envs.options_class(name.replace("<n>", "13"))
-    if options is None:
-        return "; options: --env.KEY VALUE"
-    names = [f"--env.{field.name.replace('_', '-')}" for field in dataclasses.fields(options)]
-    return f"; options: {', '.join(names)}" if names else ""
+def _options() -> dict[str, str]:
+    """What to say of each environment's options."""
+    texts: dict[str, str] = {}
+    first: dict[type, str] = {}
+    for name in envs.registered_ids():
+        options = envs.options_class(name.replace("<n>", "13"))
+        if options is None:
+            texts[name] = "; options: --env.KEY VALUE"
+        elif options in first:
+            texts[name] = f"; options: those of {first[options]}" if dataclasses.fields(options) else ""
+        else:
+            first[options] = name
+            names = [f"--env.{field.name.replace('_', '-')}" for field in dataclasses.fields(options)]
+            texts[name] = f"; options: {', '.join(names)}" if names else ""
+    return texts

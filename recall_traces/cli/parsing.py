@@ -23,6 +23,8 @@ T = TypeVar("T")
 HELP = ("-h", "--help")
 OF_ENVIRONMENTS = ("--env.", "--eval-env.")
 """Beginnings of options that depend on the environment."""
+SHORT = {"--engine": "--env.engine"}
+"""Short for options of environments."""
 NUMBERS = {int: "a whole number", float: "a number"}
 
 
@@ -153,6 +155,11 @@ def scan(argv: Sequence[str], table: Mapping[str, Option], free: tuple[str, ...]
             option.check(name, value)
         found.rest += [name, *values]
     return found
+
+
+def in_full(argv: Sequence[str]) -> list[str]:
+    """The command line with what is short for an option written out."""
+    return [SHORT.get(name, name) + equals + value for name, equals, value in (word.partition("=") for word in argv)]
 
 
 def find_env_id(argv: Sequence[str], table: Mapping[str, Option], index: int, known: Callable[[str], bool]) -> str | None:

@@ -15,7 +15,7 @@ from recall_traces.agents.arms import LEARNERS
 from recall_traces.agents.presets import ELSEWHERE, preset
 from recall_traces.cli.errors import UsageError, one_line
 from recall_traces.cli.options import DEMO_AGENT, DEMO_ENV, Keywords, RunOptions
-from recall_traces.cli.parsing import HELP, Option, build, find_agent, find_env_id, option_table, scan
+from recall_traces.cli.parsing import HELP, Option, build, find_agent, find_env_id, in_full, option_table, scan
 
 Run = TypeVar("Run", bound=RunOptions)
 
@@ -36,6 +36,7 @@ def parse_run(argv: Sequence[str], default: Run, name: str, description: str, po
     Raises:
         UsageError: something in it is unknown, missing or out of range.
     """
+    argv = in_full(argv)
     if any(word in HELP for word in argv):
         words = [word for word in argv if not word.startswith("-")]
         named = next((word for word in words if _known(word)), DEMO_ENV)

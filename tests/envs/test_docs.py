@@ -23,6 +23,12 @@ def blocks() -> Iterator[list[str]]:
     gymnasium.registry.pop("Corridor-v0", None)
 
 
+def block_with(blocks: list[str], word: str) -> str:
+    """The only one that has the word."""
+    (block,) = (block for block in blocks if word in block)
+    return block
+
+
 def run(block: str) -> dict[str, Any]:
     names: dict[str, Any] = {"__name__": "documented"}
     exec(compile(block, str(DOCS), "exec"), names)
@@ -30,7 +36,7 @@ def run(block: str) -> dict[str, Any]:
 
 
 def test_single_environment(blocks: list[str]) -> None:
-    names = run(blocks[0])
+    names = run(block_with(blocks, "Corridor-v0"))
     env = names["env"]
     assert names["obs"].tolist() == [0, 0, 0, 0]
     assert env.success_return == 1.0
@@ -45,7 +51,7 @@ def test_single_environment(blocks: list[str]) -> None:
 
 
 def test_batched_environment(blocks: list[str]) -> None:
-    names = run(blocks[1])
+    names = run(block_with(blocks, "BatchedCorridor"))
     assert names["step"].obs.tolist() == [1] * 4096
     env = names["env"]
     env.reset()
@@ -57,6 +63,17 @@ def test_batched_environment(blocks: list[str]) -> None:
     for _ in range(50):
         step = env.step(torch.zeros(4096, dtype=torch.int64))
     assert step.truncated.all()
+
+
+def test_states_of_mujoco(blocks: list[str]) -> None:
+    names = run(block_with(blocks, "set_obs"))
+    assert names["env"].get_state()["age"].tolist() == [0] * 64
+
+
+def test_a_mujoco_task_that_the_user_registers(blocks: list[str]) -> None:
+    env = run(block_with(blocks, "DelayedReacher"))["env"]
+    paid = [bool(env.step(torch.ones(8, 2)).rewards.all()) for _ in range(50)]
+    assert [k for k, some in enumerate(paid, 1) if some] == [20, 40, 50]
 
 
 def test_ours_are_listed() -> None:

@@ -9,6 +9,8 @@ from recall_traces.envs import make, options_class, register, registered_ids, re
 from recall_traces.envs.cart_pole import CartPole, CartPoleConfig
 from recall_traces.envs.four_rooms import FourRooms, FourRoomsConfig
 from recall_traces.envs.gymnasium_adapter import GymnasiumVectorEnv
+from recall_traces.envs.mujoco.ant import AntConfig
+from recall_traces.envs.mujoco.env import MujocoEnv
 from recall_traces.envs.point_mass import PointMass, PointMassConfig
 from recall_traces.envs.point_maze import PointMaze, PointMazeConfig
 
@@ -32,6 +34,10 @@ def test_ours_win_and_the_prefix_forces_gymnasiums() -> None:
     maze = make("PointMaze-Medium", num_envs=3, inertia=True)
     assert isinstance(maze, PointMaze)
     assert (maze.layout, maze.num_envs, maze.options) == ("Medium", 3, PointMazeConfig(inertia=True))
+    ant = make("Ant-v5", num_envs=2, main_body="torso")
+    assert isinstance(ant, MujocoEnv)
+    assert (ant.name, ant.num_envs, ant.task._options) == ("Ant-v5", 2, AntConfig(main_body="torso"))
+    assert isinstance(make("gymnasium/Ant-v5"), GymnasiumVectorEnv)
     mass = make("PointMass-5", goals="all")
     assert isinstance(mass, PointMass)
     assert (mass.dimensions, mass.num_envs, mass.options) == (5, 1, PointMassConfig("all"))
@@ -53,11 +59,16 @@ def test_names_and_options() -> None:
         "PointMaze-Medium",
         "PointMaze-Large",
         "PointMass-<n>",
+        *(f"{task}-v5" for task in ("Hopper", "HalfCheetah", "Walker2d", "Ant", "Humanoid", "Reacher")),
+        *(f"Sparse{task}-v5" for task in ("Hopper", "HalfCheetah", "Walker2d", "Ant", "Humanoid")),
+        *(f"Delayed{task}-v5" for task in ("Hopper", "HalfCheetah", "Walker2d", "Ant", "Humanoid")),
     ]
     assert options_class("FourRooms-19") is FourRoomsConfig
     assert options_class("CartPole-v1") is CartPoleConfig
     assert options_class("PointMaze-Large") is PointMazeConfig
     assert options_class("PointMass-3") is PointMassConfig
+    assert options_class("Ant-v5") is options_class("SparseAnt-v5") is options_class("DelayedAnt-v5") is AntConfig
+    assert options_class("gymnasium/Ant-v5") is None
     assert options_class("Pendulum-v1") is None
     assert options_class("gymnasium/CartPole-v1") is None
 
@@ -75,8 +86,10 @@ def test_names_and_options() -> None:
         ("PointMaze-Larg", "PointMaze-Large"),
         ("PointMas-3", "PointMass-3"),
         ("Pendulum", "Pendulum-v1"),
-        ("zzzzzzzz", "FourRooms-<n>, CartPole-v1, .*PointMass-<n> and Gymnasium's ids"),
-        ("", "FourRooms-<n>, CartPole-v1, .*PointMass-<n> and Gymnasium's ids"),
+        ("Hoper-v5", "Hopper-v5"),
+        ("SparseCheetah-v5", "SparseHalfCheetah-v5"),
+        ("zzzzzzzz", "FourRooms-<n>, CartPole-v1, .*DelayedHumanoid-v5 and Gymnasium's ids"),
+        ("", "FourRooms-<n>, CartPole-v1, .*DelayedHumanoid-v5 and Gymnasium's ids"),
     ],
 )
 def test_unknown_names_suggest_the_nearest(env_id: str, nearest: str) -> None:
@@ -153,6 +166,6 @@ def test_registering_imports_neither_torch_nor_our_environments(monkeypatch: pyt
             monkeypatch.delitem(gymnasium.registry, spec)
     registry.register_with_gymnasium()
     ours = [spec for name, spec in gymnasium.registry.items() if name.startswith("recall_traces/")]
-    assert len(ours) == 24
+    assert len(ours) == 24 + 16
     assert all(isinstance(spec.entry_point, str) for spec in ours)
     assert "torch" not in vars(registry)

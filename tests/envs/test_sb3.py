@@ -397,6 +397,21 @@ def test_sac_trains_and_is_evaluated() -> None:
     assert all(-2000 < episode_return < 0 for episode_return in returns)
 
 
+@pytest.mark.parametrize("env_id", ["Ant-v5", "DelayedHopper-v5"])
+def test_mujoco_tasks(env_id: str) -> None:
+    twin, env = make(env_id, 3, seed=4), make_vec_env(env_id, 3, seed=4)
+    assert env.reset().tolist() == twin.reset().tolist()
+    actions = np.full((3, *env.action_space.shape), 0.5, np.float32)
+    for _ in range(30):
+        obs, rewards, dones, _ = env.step(actions)
+        step = twin.step(torch.from_numpy(actions))
+        assert (obs.tolist(), rewards.tolist()) == (step.obs.tolist(), step.rewards.tolist())
+        assert dones.tolist() == (step.terminated | step.truncated).tolist()
+    model = PPO("MlpPolicy", env, n_steps=32, batch_size=48, n_epochs=1, seed=0).learn(96)
+    assert model.num_timesteps == 96
+    env.close()
+
+
 def test_documented_example() -> None:
     (block,) = (code for code in re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL) if "PPO" in code)
     assert block.count("200_000") == 1

@@ -67,6 +67,26 @@ def test_an_episode_ends_with_its_true_final_observation() -> None:
     assert env.step(down)[2:4] == (False, True)
 
 
+@pytest.mark.parametrize("env_id", ["Hopper-v5", "SparseAnt-v5", "DelayedHumanoid-v5", "Reacher-v5"])
+def test_gymnasium_accepts_mujoco_tasks(env_id: str) -> None:
+    env = gymnasium.make(f"recall_traces/{env_id}").unwrapped
+    with warnings.catch_warnings():  # as in Gymnasium's own, observations have no bounds
+        warnings.filterwarnings("ignore", message=".*A Box observation space m.*imum value is -?infinity")
+        check_env(env, skip_render_check=True)
+    env.close()
+
+
+def test_infos_are_gymnasiums() -> None:
+    ours, theirs = gymnasium.make("recall_traces/Ant-v5"), gymnasium.make("Ant-v5")
+    for env in (ours, theirs):
+        env.reset(seed=0)
+    info, expected = (env.step(np.zeros(8, np.float32))[4] for env in (ours, theirs))
+    assert info.keys() == {*expected, "broken"}
+    assert all(np.shape(info[name]) == np.shape(value) for name, value in expected.items())
+    assert gymnasium.spec("recall_traces/Ant-v5").reward_threshold == gymnasium.spec("Ant-v5").reward_threshold == 6000.0
+    assert gymnasium.spec("recall_traces/SparseAnt-v5").reward_threshold is None
+
+
 def test_thresholds_and_render_modes() -> None:
     assert gymnasium.spec("recall_traces/FourRooms-7-v0").reward_threshold == 1.0
     assert gymnasium.spec("recall_traces/CartPole-v1").reward_threshold == 475.0

@@ -55,6 +55,9 @@ def test_list_tells_what_there_is(capsys, monkeypatch):
     out = capsys.readouterr().out
     for word in ("FourRooms-<n>", "--env.layout-seed", "CartPole-v1", "Breaks-v0", "ppo", "own-traces", "sil+bonus", "novelty"):
         assert word in out
+    assert out.count("--env.layout-seed") == out.count("--env.main-body") == 1
+    for words in ("options: those of PointMaze-U", "SparseAnt-v5", "options: those of Ant-v5"):
+        assert words in " ".join(out.split())
 
 
 def test_plain_things_answer_without_torch():

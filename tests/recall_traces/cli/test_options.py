@@ -8,6 +8,7 @@ import sys
 import pytest
 from cli_helpers import TINY, call, record
 
+from recall_traces.cli.errors import UsageError
 from recall_traces.cli.options import CompareOptions, TrainOptions
 from recall_traces.cli.parsing import option_table
 from recall_traces.cli.resolve import parse_run
@@ -147,3 +148,15 @@ def test_evaluation_with_other_observations_is_refused(capsys):
     assert "--eval-env gives PointMaze-U other observations" in capsys.readouterr().err
     assert call("compare CartPole-v1 --eval-env.start far --quiet") == 2
     assert "unknown option --eval-env.start" in capsys.readouterr().err
+
+
+def test_engine_is_short_for_the_environments_option():
+    for words in ("--engine warp", "--engine=warp", "--env.engine warp"):
+        options = parse_run(["Hopper-v5", *words.split()], *COMPARE)
+        assert options.env.engine == "warp"
+        assert options.eval_env_keywords["engine"] == "warp"
+    assert parse_run(["--engine", "cpu", "Hopper-v5"], *COMPARE).env_id == "Hopper-v5"
+    with pytest.raises(UsageError, match=r"--env\.engine is 'gpu'; it must be one of auto, cpu, warp"):
+        parse_run(["Hopper-v5", "--engine", "gpu"], *COMPARE)
+    with pytest.raises(UsageError, match=r"unknown option --env\.engine"):
+        parse_run(["FourRooms-9", "--engine", "cpu"], *COMPARE)
