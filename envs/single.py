@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
@@ -42,7 +42,7 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         if render_mode is not None and not hasattr(self._env, "render"):
             raise ValueError(f"{env_id} cannot be drawn; its render mode must be None")
         # MuJoCo draws its own state, which an observation does not hold.
-        self._draws_obs = render_mode is not None and "obs" in inspect.signature(self._env.render).parameters
+        self._draws_obs = render_mode is not None and "obs" in inspect.signature(cast(Any, self._env).render).parameters
         self.observation_space, self.action_space = self._env.observation_space, self._env.action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
