@@ -2,8 +2,9 @@
 
     python scripts/check_sac_against_sb3.py --out runs/sac-against-sb3
 
-Both in Gymnasium's environment, evaluated every 1,000 steps; `parity.py` says how. Returns are negative, so the ratio is
-that of costs, and one below 1 is in favour of ours. About three hours on one core, most of it Stable-Baselines3's.
+Both in Gymnasium's environment, with a gradient step for each step of a seed, evaluated every 1,000 steps; `parity.py` says
+how. Returns are negative, so the ratio is that of costs, and one below 1 is in favour of ours. About three hours on one core,
+most of it Stable-Baselines3's.
 """
 
 from __future__ import annotations

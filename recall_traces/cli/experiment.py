@@ -74,9 +74,9 @@ def rehearse(options: Options, env_id: str, arms: Sequence[str], device: str) ->
             if replays(options.agent):
                 observations, actions = check_observation_space(env.observation_space), check_action_space(env.action_space)
                 asked = (observations, actions, options.seeds, options.arm_configs, options.agent.buffer_size, env.device)
-                size = max(check_kept(arm, *asked) for arm in arms)
+                kept = max(check_kept(arm, *asked) for arm in arms)
                 if not options.quiet:
-                    print(f"recorded steps take {in_words(size)} when the replay is full", flush=True)
+                    print(f"recorded steps take {in_words(kept)} when the replay is full", flush=True)
             for arm in arms:
                 one = make_learner(options.learner, arm, env, options.agent, options.arm_configs, seed=options.seed)
                 check_size(options, arm, one)
