@@ -72,7 +72,7 @@ class CPUEngine:
         if model.ntree == 1:
             # Bodies that all hang together are one island: looking for several changes no bit and takes some percent.
             model = copy.copy(model)
-            model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_ISLAND)
+            model.opt.disableflags |= int(getattr(mujoco.mjtDisableBit, "mjDSBL_ISLAND", 0))  # older versions do not look
         worlds = _Worlds(model, num_worlds, derived)
         self._worlds = worlds
         first = _Simulator(model, frame_skip, worlds)
