@@ -102,7 +102,6 @@ class FourRooms:
         self.action_space: gymnasium.Space[Any] = gymnasium.spaces.Discrete(NUM_ACTIONS)
         self._generator = seeded_generator(seed, "environment", self.device)
         self._free = (~self.walls).nonzero()[:, 0]
-        self._flat_next_cell = self.next_cell.flatten()
         self._fixed_start = torch.tensor(start, device=self.device)
         self._fixed_goal = torch.tensor(goal, device=self.device)
         self._around = torch.tensor([0, -size, size, -1, 1], device=self.device)
@@ -122,7 +121,11 @@ class FourRooms:
         return self._obs
 
     def step(self, actions: Tensor) -> Step:
-        """Move every copy by one cell; `actions` is int64, `(num_envs,)`, 0 to 3 (not checked)."""
+        """Move every copy by one cell; `actions` is int64, `(num_envs,)`, 0 to 3.
+
+        Raises:
+            IndexError: an action is larger (on a GPU the device stops with a message of its own).
+        """
         if self._slips is not None:
             slips = next(self._slips)
             actions = torch.where(slips < 0, actions, slips)
@@ -130,7 +133,7 @@ class FourRooms:
             cell, goal = self._obs.unbind(1)
         else:
             cell, goal = self._obs, self._fixed_goal
-        cell = self._flat_next_cell.take(torch.add(actions, cell, alpha=NUM_ACTIONS))
+        cell = self.next_cell[cell, actions]
         terminated = cell == goal
         timed_out = self._age.add_(1) >= self.horizon
         truncated = timed_out > terminated

@@ -191,6 +191,7 @@ class _Simulator:
         self._has_forces = bool(FORCES & set(worlds.derived))
         # MuJoCo resets a world that turns NaN by itself, and its clock with it: clocks that start later tell.
         self._first_time = max(1.0, 2 * frame_skip * model.opt.timestep)
+        self._begin()
 
     def step_all(self, left: deque[int]) -> None:
         # Some microseconds for each world count here: the smallest models take 30 for a step.
