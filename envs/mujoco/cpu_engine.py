@@ -191,6 +191,7 @@ class _Simulator:
         self._has_forces = bool(FORCES & set(worlds.derived))
         # MuJoCo resets a world that turns NaN by itself, and its clock with it: clocks that start later tell.
         self._first_time = max(1.0, 2 * frame_skip * model.opt.timestep)
+        self._begin()
 
     def step_all(self, left: deque[int]) -> None:
         # Some microseconds for each world count here: the smallest models take 30 for a step.
@@ -235,7 +236,6 @@ class _Simulator:
                 return
 
     def seconds_per_step(self) -> float:
-        self._begin()
         began = time.perf_counter()
         mujoco.mj_step(self._model, self._data, self._frame_skip * PROBE_STEPS)
         return (time.perf_counter() - began) / PROBE_STEPS
