@@ -236,7 +236,6 @@ class _Simulator:
                 return
 
     def seconds_per_step(self) -> float:
-        self._begin()
         began = time.perf_counter()
         mujoco.mj_step(self._model, self._data, self._frame_skip * PROBE_STEPS)
         return (time.perf_counter() - began) / PROBE_STEPS

@@ -1,6 +1,7 @@
 """The batched environment: autoreset, states, worlds that break, seeds, refusals."""
 
 import logging
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from recall_traces import envs
 from recall_traces.envs.interface import Step
+from recall_traces.envs.mujoco.cpu_engine import _Simulator
 
 TASKS = ["Hopper-v5", "HalfCheetah-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5", "Reacher-v5"]
 
@@ -252,6 +254,21 @@ def test_nothing_infinite_is_ever_seen(frame_skip: int) -> None:
                 assert values.isfinite().all()
             broken += int(step.info["broken"].sum())
     assert broken > 64
+
+
+def test_mujoco_writes_no_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever thread meets the first broken world, also one that has done nothing yet."""
+    monkeypatch.chdir(tmp_path)
+    engine = make("Hopper-v5", 2, num_threads=2).engine
+    for k, simulator in enumerate(engine._simulators):
+        engine._rows[k, 1] = torch.nan
+        simulator.step_all(deque([k]))
+    assert engine.broken.all()
+    assert not list(tmp_path.iterdir())
+    new = _Simulator(engine._simulators[0]._model, 4, engine._worlds)
+    engine._rows[0, 1 + 6] = 1e12
+    new.step_all(deque([0]))
+    assert not list(tmp_path.iterdir())
 
 
 def test_nan_actions_are_zero() -> None:
