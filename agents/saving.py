@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from torch import Tensor
 
 from recall_traces.envs.interface import VectorEnv
@@ -39,6 +40,6 @@ def describe_spaces(env: VectorEnv) -> list[str]:
 def describe_action_bounds(env: VectorEnv) -> list[list[float]] | None:
     """Lower and upper bounds of the actions, as float32; None where they are finite in number."""
     space = env.action_space
-    if is_finite(space):
+    if not isinstance(space, spaces.Box):
         return None
-    return [np.asarray(bound, np.float32).tolist() for bound in (space.low, space.high)]  # type: ignore[attr-defined]
+    return [np.asarray(bound, np.float32).tolist() for bound in (space.low, space.high)]

@@ -1,9 +1,10 @@
 """MuJoCo tasks, batched: one definition of each task, simulated by MuJoCo's C library or by MuJoCo Warp."""
 
+import importlib
 import os
 
 try:
-    import mujoco  # noqa: F401
+    importlib.import_module("mujoco")
 except Exception as error:  # what draws is loaded at once, and each library fails in its own way
     if "MUJOCO_GL" not in os.environ:
         raise

@@ -112,7 +112,10 @@ class Breaking(Countdown):
     def step(self, actions):
         step = super().step(actions)
         self.steps += 1
-        spoil = lambda name: self.spoilt(getattr(step, name), self.steps if name == self.where else -1)  # noqa: E731
+
+        def spoil(name):
+            return self.spoilt(getattr(step, name), self.steps if name == self.where else -1)
+
         return Step(spoil("obs"), spoil("rewards"), step.terminated, step.truncated, spoil("final_obs"))
 
 
