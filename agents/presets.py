@@ -56,7 +56,7 @@ PRESETS = {
             n_steps=128,
             net_arch=(64, 64),
         ),
-        recall=RecallConfig(imitation_batch_size=128, model=BacktrackingConfig(kind="neighbours")),
+        recall=RecallConfig(imitation_batch_size=128),
         sil=SelfImitationConfig(imitation_batch_size=128),
     ),
     # Stable-Baselines3's settings of rl-baselines3-zoo.
