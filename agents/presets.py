@@ -10,7 +10,6 @@ from recall_traces.agents.ppo import PPOConfig
 from recall_traces.agents.replay import PrioritizedConfig
 from recall_traces.agents.sac import SACConfig
 from recall_traces.agents.self_imitation import SelfImitationConfig
-from recall_traces.model import BacktrackingConfig
 from recall_traces.recall import RecallConfig
 
 
