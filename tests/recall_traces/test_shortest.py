@@ -75,6 +75,7 @@ def test_a_link_costs_what_it_lacks_in_likelihood(widths: float, length: int) ->
     density.obs, density.actions, density.next_obs = (
         torch.cat([getattr(straight, name), getattr(jump, name)], 1) for name in ("obs", "actions", "next_obs")
     )
+    density.trees = []  # of the support before
     density.before, density.weights = density.nearest(density.obs)
     found = model.shortest_traces(torch.tensor([[[0.0, 0.0]]]), torch.tensor([[[10.0, 0.0]]]), 12)
     assert int(found.mask.sum()) == length
