@@ -147,7 +147,7 @@ def test_finite_observations_and_numbers_out_of_range_are_refused() -> None:
 
 
 def test_trees_find_what_all_distances_find() -> None:
-    """The way of a CPU and that of a GPU, with steps that stand still, a dimension that never changes, and few neighbours near."""
+    """The way of a CPU and that of a GPU: with steps that stand still, a dimension that never changes, and few near."""
     data = wander(400, seeds=2, seed=3).map(lambda x: x.clone())
     data.next_obs[:, ::7] = data.obs[:, ::7]
     context = torch.tensor([1.0, 2.0]).view(2, 1, 1).expand(2, 400, 1)
