@@ -172,11 +172,9 @@ function __recall_traces
     if test "$found" = FILES
         __fish_complete_path $current
     else if test -n "$found"
-        printf '%s
-' $found
+        printf '%s\n' $found
     else
-        printf '%s
-' (__recall_traces_words "$subcommand options") $agent $env
+        printf '%s\n' (__recall_traces_words "$subcommand options") $agent $env
     end
 end
 
