@@ -81,7 +81,7 @@ def _with_environment(default: Run, env_id: str, agent: str) -> Run:
     return dataclasses.replace(
         default,
         env=(options_class or Keywords)(),
-        eval_env=(_all_optional(options_class) if options_class else Keywords)(),
+        eval_env=(all_optional(options_class) if options_class else Keywords)(),
         agent=getattr(known, agent),
         recall=known.recall,
         sil=known.sil,
@@ -91,7 +91,7 @@ def _with_environment(default: Run, env_id: str, agent: str) -> Run:
     )
 
 
-def _all_optional(options: type[Any]) -> type[Any]:
+def all_optional(options: type[Any]) -> type[Any]:
     """A dataclass with the same fields, each None unless it is given."""
     help_text = arg(help="The same for the evaluation alone; as in training unless given.")
     hints = get_type_hints(options)
