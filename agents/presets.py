@@ -55,7 +55,7 @@ PRESETS = {
             n_steps=128,
             net_arch=(64, 64),
         ),
-        recall=RecallConfig(imitation_batch_size=128),
+        recall=RecallConfig(imitation_coefficient=0.3, imitation_batch_size=128, buffer_updates=8, novelty_ceiling=0.05),
         sil=SelfImitationConfig(imitation_batch_size=128),
     ),
     # Stable-Baselines3's settings of rl-baselines3-zoo.

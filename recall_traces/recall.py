@@ -345,13 +345,16 @@ class RecallTraces:
         Returns:
             `(S, B, ...)` in random order; steps too many for a seed lead from a state to itself.
         """
-        memory, count = self.memory, min(self.config.model.support + HELD_OUT, len(self.memory) * self.memory.age.shape[1])
-        moved = (memory.steps.obs != memory.steps.next_obs).any(-1)
-        cells = memory.next_cells.flatten(1)
+        memory, filled = self.memory, len(self.memory)  # the rest of the ring is empty
+        cells = memory.next_cells[:, :, :filled].flatten(1)
+        moved = (memory.steps.obs[:, :, :filled] != memory.steps.next_obs[:, :, :filled]).any(-1)
+        count = min(self.config.model.support + HELD_OUT, cells.shape[1])
         logits = gumbel(cells.shape, self.generator) - self.states.visits.clamp(min=1).log().gather(1, cells)
-        best = logits.masked_fill(~(among & moved).flatten(1), -torch.inf).topk(count, 1)
+        best = logits.masked_fill(~(among[:, :, :filled] & moved).flatten(1), -torch.inf).topk(count, 1)
         order = torch.rand(best.values.shape, generator=self.generator, device=self.device).argsort(1)
-        steps, taken = memory.at(best.indices.gather(1, order)), best.values.gather(1, order).isfinite()
+        chosen = best.indices.gather(1, order)
+        steps = memory.at(chosen // filled * memory.num_columns + chosen % filled)
+        taken = best.values.gather(1, order).isfinite()
         return replace(steps, next_obs=torch.where(taken[..., None], steps.next_obs, steps.obs))
 
     def recall(self, targets: Targets) -> Recalled:
