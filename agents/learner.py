@@ -215,21 +215,42 @@ class Learner(ABC):
         try:
             tree, header = load_tree(path, env.device)
             config = cls.config_class(**header["config"] | {"net_arch": tuple(header["config"]["net_arch"])})
-            num_seeds, trained_on = header["num_seeds"], header["spaces"]
+            num_seeds = header["num_seeds"]
         except FileNotFoundError:
             raise
         except Exception as error:
             raise ValueError(f"{path} is not a saved {cls.__name__}: {error}") from error
         # Every learner takes the environment, the configuration and the number of seeds like this.
-        learner, found = cls(env, config, num_seeds=num_seeds, **kwargs), describe_spaces(env)
+        learner = cls(env, config, num_seeds=num_seeds, **kwargs)
+        learner._take_over(path, tree, header)
+        return learner
+
+    def load_policy(self, path: str | Path) -> None:
+        """Copy what `save` wrote, by a learner made in the same way: weights, optimisers, normalisers.
+
+        Raises:
+            ValueError: it is not such a file, or it is of another number of seeds or of another environment.
+        """
+        try:
+            tree, header = load_tree(path, self.device)
+            num_seeds = header["num_seeds"]
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise ValueError(f"{path} is not a saved {type(self).__name__}: {error}") from error
+        if num_seeds != self.num_seeds:
+            raise ValueError(f"{path} has {num_seeds} seeds, not {self.num_seeds}")
+        self._take_over(path, tree, header)
+
+    def _take_over(self, path: str | Path, tree: Mapping[str, Any], header: Mapping[str, Any]) -> None:
+        trained_on, found = header["spaces"], describe_spaces(self.env)
         if found != trained_on:
             raise ValueError(f"{path} does not fit this environment: it was trained on {trained_on}, not {found}")
-        bounds = describe_action_bounds(env)
+        bounds = describe_action_bounds(self.env)
         if header.get("action_bounds", bounds) != bounds:
             raise ValueError(
                 f"{path} does not fit this environment: it was trained with actions in {header['action_bounds']}, not {bounds}"
             )
-        restore_parts(path, learner.parts(), tree)
-        learner.env_steps, learner.failures = header["env_steps"], {int(s): text for s, text in header["failures"].items()}
-        learner.alive = [s not in learner.failures for s in range(num_seeds)]
-        return learner
+        restore_parts(path, self.parts(), tree)
+        self.env_steps, self.failures = header["env_steps"], {int(s): text for s, text in header["failures"].items()}
+        self.alive = [s not in self.failures for s in range(self.num_seeds)]
