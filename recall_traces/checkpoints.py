@@ -42,10 +42,11 @@ class Checkpoints:
     Args:
         folder: Where they are.
         say: Told, in one line, which file cannot be used and why.
+        rename: Whether such a file gets another name; not for those who only look.
     """
 
-    def __init__(self, folder: str | Path, say: Callable[[str], None]) -> None:
-        self.folder, self.say = Path(folder), say
+    def __init__(self, folder: str | Path, say: Callable[[str], None], rename: bool = True) -> None:
+        self.folder, self.say, self.rename = Path(folder), say, rename
 
     @property
     def best(self) -> Path:
@@ -91,5 +92,6 @@ class Checkpoints:
     def set_aside(self, path: Path, error: Exception) -> None:
         """Tell that a file cannot be used, and give it another name, so that it does not count as one of the newest."""
         self.say(f"{path} is not used: {' '.join(str(error).split()) or type(error).__name__}")
-        with contextlib.suppress(OSError):
-            os.replace(path, path.with_name(path.name + UNREADABLE))
+        if self.rename:
+            with contextlib.suppress(OSError):
+                os.replace(path, path.with_name(path.name + UNREADABLE))

@@ -30,6 +30,11 @@ import numpy as np
 
 from recall_traces.curves import COLUMNS, read_table
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 CONFIG, CURVES, TIMINGS = "config.json", "curves.csv", "timings.csv"
 COMPARISON, PICTURE, TENSORBOARD, ERROR = "comparison.json", "curves.png", "tensorboard", "error.txt"
 CHECKPOINTS, LOG = "checkpoints", "log.txt"
@@ -49,6 +54,7 @@ class RunFolder:
         self.path = Path(path)
         self.record: dict[str, Any] = {}
         """The content of `config.json`."""
+        self._claim: int | None = None
 
     # -- the folder as a whole ----------------------------------------------------------------------------------------------
 
@@ -90,6 +96,31 @@ class RunFolder:
         for name, columns in ((CURVES, COLUMNS), (TIMINGS, TIMING_COLUMNS)):
             if not (self.path / name).exists():
                 (self.path / name).write_text(_csv_text([columns]), encoding="utf-8")
+
+    def claim(self) -> None:
+        """Make the folder, and keep other processes from writing into it until `release`, or until this one ends.
+
+        Raises:
+            BlockingIOError: another process writes there.
+            OSError: it cannot be made.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        if fcntl is None:
+            return
+        self._claim = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise
+        except OSError:
+            pass  # a file system that knows no locks
+
+    def release(self) -> None:
+        """Let others write into the folder again."""
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
 
     def clear(self) -> None:
         """Remove what runs write, and nothing else that may lie in the folder."""
@@ -206,7 +237,10 @@ class RunFolder:
         text = file.read_text(encoding="utf-8")
         whole = text[: text.rfind("\n") + 1]
         columns = COLUMNS if name == CURVES else TIMING_COLUMNS
-        header, *lines = list(csv.reader(io.StringIO(whole))) or [list(columns)]
+        try:
+            header, *lines = list(csv.reader(io.StringIO(whole))) or [list(columns)]
+        except csv.Error as error:
+            raise ValueError(f"{file} is not a readable CSV file: {error}") from error
         kept = [line for line in lines if line and line[0] != arm]
         if after is not None:
             where = columns.index("env_steps")

@@ -53,7 +53,8 @@ def save_tree(path: str | Path, tree: Mapping[str, Any], header: Mapping[str, An
         temporary.chmod(mode)
         synchronize(temporary)
         os.replace(temporary, path)
-        synchronize(path.parent)
+        if os.name == "posix":  # elsewhere a folder cannot be opened
+            synchronize(path.parent)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The command line, `recall-traces`: train, compare, resume, plot, list."""
+"""The command line, `recall-traces`: train, compare, resume, evaluate, export, plot, list."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from importlib import import_module
 import recall_traces
 from recall_traces.cli.errors import RunError, UsageError, describe
 
-USAGE = """usage: recall-traces [-h] [--version] {train,compare,resume,plot,list} ...
+USAGE = """usage: recall-traces [-h] [--version] {train,compare,resume,evaluate,export,plot,list} ...
 
 Reinforcement learning with recall traces: train learners over many seeds at once, and compare them.
 
   train     train one arm and write its curves into a folder
   compare   train several arms and compare them; without arguments, the demo
   resume    go on with a run that was stopped
+  evaluate  play episodes with the policies of a run
+  export    write a policy as a file that loads without this library
   plot      draw the curves of runs
   list      tell the environments, agents, arms and sources there are
 
@@ -30,7 +32,15 @@ examples:
   recall-traces list
 
 recall-traces SUBCOMMAND --help tells what a subcommand takes."""
-SUBCOMMANDS = {"train": "train", "compare": "compare", "resume": "resume", "plot": "plot", "list": "listing"}
+SUBCOMMANDS = {
+    "train": "train",
+    "compare": "compare",
+    "resume": "resume",
+    "evaluate": "evaluate",
+    "export": "export",
+    "plot": "plot",
+    "list": "listing",
+}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -20,7 +20,7 @@ from recall_traces.checkpoints import Checkpoint, Checkpoints
 from recall_traces.cli.errors import UsageError, describe, one_line
 from recall_traces.cli.folder import open_folder
 from recall_traces.cli.interruption import Interruption
-from recall_traces.cli.load import EVALUATION_SEED
+from recall_traces.cli.load import EVALUATION_SEED, close_env
 from recall_traces.cli.options import CompareOptions, TrainOptions, replays
 from recall_traces.cli.progress import Reporter
 from recall_traces.cli.provenance import changed_versions, describe_call
@@ -80,11 +80,11 @@ def rehearse(options: Options, env_id: str, arms: Sequence[str], device: str) ->
                 one = make_learner(options.learner, arm, env, options.agent, options.arm_configs, seed=options.seed)
                 check_size(options, arm, one)
         finally:
-            _close(env)
+            close_env(env)
         if options.eval_env_keywords != options.env_keywords:
             evaluation_env = envs.make(env_id, num_envs=1, device=device, seed=options.seed, **options.eval_env_keywords)
             same = (evaluation_env.observation_space, evaluation_env.action_space) == (env.observation_space, env.action_space)
-            _close(evaluation_env)
+            close_env(evaluation_env)
             if not same:
                 raise ValueError(f"--eval-env gives {env_id} other observations or actions than it is trained with")
     except (ValueError, TypeError) as error:
@@ -124,6 +124,8 @@ def run_arms(options: Options, env_id: str, arms: Sequence[str], device: str, fo
     # not for the library to turn.
     torch.set_flush_denormal(True)
     outcome, arm = Outcome(), ""
+    with contextlib.suppress(OSError):
+        (folder.path / ERROR).unlink(missing_ok=True)  # of an attempt before this one
     with Reporter(options.steps, options.quiet, folder.log) as reporter, Interruption(reporter.warn) as interruption:
         try:
             for arm in arms:
@@ -180,10 +182,10 @@ def run_arm(
                 except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
                     checkpoints.set_aside(checkpoint.path, error)
                     continue
+                checkpoint.tree.clear()  # a replay need not lie in memory twice
                 reporter.say(f"{arm}: goes on after {checkpoint.env_steps:,} steps")
-                for which, one in (("", env), (" of the evaluation", evaluation_env)):
-                    if not is_restorable(one):
-                        reporter.say(f"{arm}: the environments{which} cannot be put back, so new episodes begin there")
+                if not is_restorable(env):
+                    reporter.say(f"{arm}: the environments cannot be put back, so new episodes begin there")
                 folder.continue_arm(arm, checkpoint.env_steps)
             reporter.begin(arm)
             with recorder:
@@ -194,9 +196,9 @@ def run_arm(
             lost = sorted({*recorder.failures, *learner.failures})
             failures = {s: "; ".join(texts[s] for texts in (recorder.failures, learner.failures) if s in texts) for s in lost}
             # In this order, so that wherever it is cut off the next attempt finds what it needs to finish.
-            recorder.write(learner, at_the_end=True)
+            written = recorder.write(learner, at_the_end=True)
             learner.save(folder.policy_path(arm))
-            if not options.keep_checkpoints:
+            if written and not options.keep_checkpoints:
                 checkpoints.remove_before(learner.env_steps)
             best = None if recorder.best is None else recorder.best._asdict()
             folder.end_arm(arm, FINISHED, seconds=round(recorder.elapsed, 3), failures=failures, best=best)
@@ -216,22 +218,16 @@ def build(
     def make(num_envs: int, seed: int, keywords: dict[str, Any]) -> VectorEnv:
         env = envs.make(env_id, num_envs=num_envs, device=device, seed=seed, **keywords)
         if checkpoint is not None and not is_restorable(env):
-            _close(env)
+            close_env(env)
             seed = int(np.random.SeedSequence([seed, checkpoint.env_steps]).generate_state(1)[0] >> 1)
             env = envs.make(env_id, num_envs=num_envs, device=device, seed=seed, **keywords)
-        stack.callback(_close, env)
+        stack.callback(close_env, env)
         return env
 
     env = make(options.seeds * options.num_envs, options.seed, options.env_keywords)
     learner = make_learner(options.learner, arm, env, options.agent, options.arm_configs, options.seeds, options.seed)
     copies = options.seeds * 2 * options.eval_episodes
     return learner, env, make(copies, options.seed + EVALUATION_SEED, options.eval_env_keywords)
-
-
-def _close(env: VectorEnv) -> None:
-    close = getattr(env, "close", None)
-    if close is not None:
-        close()
 
 
 def run(
@@ -262,4 +258,7 @@ def run(
     if command == "compare" and not options.quiet:
         size = f"{options.seeds} seeds, {format_steps(options.steps)} steps each"
         print(f"{options.env_id}, {size}, into {folder.path}", flush=True)
-    return folder, run_arms(options, options.env_id, arms, used, folder)
+    try:
+        return folder, run_arms(options, options.env_id, arms, used, folder)
+    finally:
+        folder.release()

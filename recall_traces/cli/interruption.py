@@ -21,7 +21,8 @@ class Interruption:
         self.before: Any = None
 
     def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():
+        # Whoever started this in the background may have had it ignore Ctrl-C.
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             self.before = signal.signal(signal.SIGINT, self.ask)
         return self
 

@@ -47,7 +47,8 @@ class LoadedRun:
     file: Path
     """What was read: a checkpoint, or policies alone."""
     complete: bool
-    """Whether the seams are as they were; with policies alone they are new."""
+    """Whether what is imitated, and what it remembers, is as it was; it is new with policies alone, and with a finished arm whose
+    memory only further training would need."""
 
     def make_env(self, num_envs: int, seed: int | None = None, evaluation: bool = True) -> VectorEnv:
         """Further copies of the environment, on the learner's device.
@@ -63,9 +64,7 @@ class LoadedRun:
 
     def close(self) -> None:
         """Close the environment, if it has anything to close."""
-        close = getattr(self.env, "close", None)
-        if close is not None:
-            close()
+        close_env(self.env)
 
 
 def load_run(
@@ -94,7 +93,7 @@ def load_run(
     device = device or str(run.record["configuration"].get("device", "cpu"))
     if device.startswith("cuda") and not torch.cuda.is_available():
         device = "cpu"
-    checkpoints = Checkpoints(run.checkpoints_path(arm), say)
+    checkpoints = Checkpoints(run.checkpoints_path(arm), say, rename=False)
     if best:
         if not checkpoints.best.exists():
             raise ValueError(f"{run.path} has no best policies of {arm}")
@@ -108,14 +107,22 @@ def load_run(
             learner.load_training_state({name: state[name] for name in state if name not in ("replay", "sampling")})
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             checkpoints.set_aside(checkpoint.path, error)
+            close_env(env)
             continue
-        return LoadedRun(run, options, arm, env, learner, checkpoint.path, complete=True)
+        return LoadedRun(run, options, arm, env, learner, checkpoint.path, complete="recall" in state)
     policy = run.policy_path(arm)
     if not policy.exists():
         raise ValueError(f"{run.path} has nothing saved of {arm} yet")
     env, learner = _make(options, arm, device)
     learner.load_policy(policy)
     return LoadedRun(run, options, arm, env, learner, policy, complete=False)
+
+
+def close_env(env: VectorEnv) -> None:
+    """Close an environment, if it has anything to close."""
+    close = getattr(env, "close", None)
+    if close is not None:
+        close()
 
 
 def choose_arm(run: RunFolder, arm: str | None) -> str:
@@ -166,7 +173,7 @@ def read_options(record: Mapping[str, Any]) -> CompareOptions:
         config = from_json(LEARNERS[agent].config_class, configuration.get("agent", {}), "agent")
         options = CompareOptions(env_id=env_id, learner=agent, env=env, eval_env=eval_env, agent=config, **found)
         options.check()
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"the configuration in config.json cannot be used: {one_line(error)}") from error
     return options
 

@@ -81,7 +81,7 @@ class Reporter:
         if self.bars is not None:
             self.console.print(escape(text))
         else:
-            print(text, file=sys.stderr, flush=True)
+            warn(text)
 
     def begin(self, arm: str) -> None:
         """The next arm starts."""
@@ -101,6 +101,11 @@ class Reporter:
                 self.say(line)
             else:
                 self.log(line)
+
+
+def warn(text: str) -> None:
+    """Print one line about something that went wrong."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _clock(seconds: float) -> str:

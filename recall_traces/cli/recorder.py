@@ -103,26 +103,32 @@ class Recorder:
         """Seconds since the arm began, without those between a checkpoint and the attempt that goes on from it."""
         return time.perf_counter() - self.began
 
-    def write(self, learner: Learner, at_the_end: bool = False) -> None:
+    def write(self, learner: Learner, at_the_end: bool = False) -> bool:
         """Write a checkpoint; where that fails, the one before stays, and the run goes on.
 
         Args:
             learner: What to write, with the state of this recorder.
             at_the_end: The arm has come to its end: what only further training needs is left out, unless it is to be kept.
+
+        Returns:
+            Whether it was written.
         """
         began = time.perf_counter()
         state = learner.training_state()
         if at_the_end and not self.options.keep_checkpoints:
             dropped = {"replay", "sampling"} if isinstance(learner.recall, RecallTraces) else {"replay", "sampling", "recall"}
             state = {name: value for name, value in state.items() if name not in dropped}
+        written = True
         try:
             self.folder.synchronize()
             self.checkpoints.write(learner.env_steps, {"learner": state, "recorder": self.state()})
         except OSError as error:
+            written = False
             what = f"no checkpoint after {learner.env_steps:,} steps, the last good one is kept"
             self.reporter.warn(f"{self.arm}: {what}: {one_line(error)}")
         self.written = time.perf_counter()
         self.write_seconds = self.written - began
+        return written
 
     def state(self) -> dict[str, Any]:
         """What it needs to go on exactly, but for the clock."""

@@ -31,10 +31,11 @@ def stop_after(monkeypatch, number, error=KeyboardInterrupt):
 
     def write(self, learner, at_the_end=False):
         nonlocal count
-        real(self, learner, at_the_end)
+        written = real(self, learner, at_the_end)
         count += 1
         if count == number:
             raise error
+        return written
 
     monkeypatch.setattr(recorder.Recorder, "write", write)
 
@@ -188,7 +189,15 @@ def test_tensorboard_hides_what_was_written_after_the_checkpoint(place, monkeypa
 # Ctrl-C ---------------------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_ctrl_c_waits_and_the_second_does_not():
+@pytest.fixture
+def listening():
+    """Ctrl-C means what it means in a terminal; a background job ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_first_ctrl_c_waits_and_the_second_does_not(listening):
     said = []
     with Interruption(said.append) as interruption:
         os.kill(os.getpid(), signal.SIGINT)
@@ -199,7 +208,15 @@ def test_the_first_ctrl_c_waits_and_the_second_does_not():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_ctrl_c_writes_a_checkpoint_at_the_end_of_the_rollout(place, capsys, monkeypatch):
+def test_ctrl_c_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Interruption(print) as interruption:
+        os.kill(os.getpid(), signal.SIGINT)
+    assert not interruption.asked
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_writes_a_checkpoint_at_the_end_of_the_rollout(place, capsys, monkeypatch, listening):
     real = recorder.Recorder.measure
 
     def measure(self, learner, metrics):
@@ -253,6 +270,29 @@ def test_a_checkpoint_that_cannot_be_written_is_told_of_and_the_run_goes_on(plac
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "none: no checkpoint after 512 steps, the last good one is kept: [Errno 28] No space left on device"
     assert record(place / "run")["arms"]["none"]["status"] == "finished"
+
+
+def test_the_last_good_checkpoint_outlives_a_disk_that_is_full_at_the_end(place, capsys, monkeypatch):
+    from recall_traces import checkpoints
+
+    real = checkpoints.save_tree
+
+    def full_at_the_end(path, tree, header):
+        if header["env_steps"] == 2048:
+            raise OSError(28, "No space left on device")
+        real(path, tree, header)
+
+    def full(*arguments, **keywords):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save_tree", full_at_the_end)
+        patch.setattr("recall_traces.agents.ppo.PPO.save", full)
+        assert call(f"train ppo FourRooms-7 {TINY} {EVERY} --out run") == 1
+    assert "none failed: OSError: [Errno 28] No space left on device" in capsys.readouterr().err
+    assert sorted(path.name for path in (place / "run/checkpoints/none").iterdir()) == ["1024.safetensors", "1536.safetensors"]
+    assert call("resume run") == 0
+    assert "goes on after 1,536 steps" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["add_curves", "add_timing", "synchronize", "end_arm", "continue_arm"])
@@ -355,6 +395,19 @@ def test_a_run_of_a_gpu_goes_on_without_one(place, capsys, monkeypatch):
     assert call("resume run") == 0
     assert "it goes on on the CPU" in capsys.readouterr().out
     assert record(place / "run")["configuration"]["device"] == "cuda"
+
+
+def test_two_processes_do_not_write_into_one_folder(place, capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        assert call(f"train ppo FourRooms-7 {TINY} {EVERY} --out run") == 130
+    other = RunFolder("run")
+    other.claim()
+    capsys.readouterr()
+    assert call("resume run") == 2
+    assert "another process is writing into run" in capsys.readouterr().err
+    other.release()
+    assert call("resume run --quiet") == 0
 
 
 def test_resume_needs_one_run(capsys):
