@@ -173,6 +173,11 @@ def median_interval(values: Floats, strata: Integers, seed: int = 0) -> list[flo
     return _interval(lambda sample: np.asarray(np.median(sample, axis=-1)), values, strata, seed, RESAMPLES)
 
 
+def mean_interval(values: Floats, strata: Integers, seed: int = 0) -> list[float] | None:
+    """95% interval of the mean over seeds; arguments and result as those of `median_interval`."""
+    return _interval(lambda sample: np.asarray(sample.mean(axis=-1)), values, strata, seed, RESAMPLES)
+
+
 def _interval(
     statistic: Callable[[Floats], Floats], values: Floats, strata: Integers, seed: int, resamples: int
 ) -> list[float] | None:
@@ -389,7 +394,7 @@ def _describe(tasks: Sequence[Curves], metric: str, threshold: float | None, arm
             of_tasks[task.task]["steps_to_threshold"] = _numbers(steps_of[-1])
     height = np.concatenate(areas_of)
     known = np.isfinite(height)
-    ends = _interval(lambda sample: np.asarray(sample.mean(axis=-1)), height[known], strata[known], seed, RESAMPLES)
+    ends = mean_interval(height[known], strata[known], seed)
     return {
         "seeds": len(values),
         "area": {"mean": _number(height[known].mean()) if known.any() else None, "interval": ends},

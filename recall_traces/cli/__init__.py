@@ -17,6 +17,9 @@ Reinforcement learning with recall traces: train learners over many seeds at onc
 
   train       train one arm and write its curves into a folder
   compare     train several arms and compare them; without arguments, the demo
+  resume      go on with a run that was stopped
+  evaluate    play episodes with the policies of a run
+  export      write a policy as a file that loads without this library
   plot        draw the curves of runs
   list        tell the environments, agents, arms and sources there are
   doctor      tell what is installed here, and what each missing piece would enable
@@ -26,6 +29,7 @@ examples:
   recall-traces compare
   recall-traces compare FourRooms-19 --agent ppo --arms none sil bonus own-traces recall --seeds 16 --steps 150000 --out runs/x
   recall-traces train ppo FourRooms-19 --arm recall --seeds 4 --steps 150000
+  recall-traces resume runs/x
   recall-traces plot runs/x
   recall-traces list
 
@@ -39,6 +43,9 @@ recall-traces SUBCOMMAND --help tells what a subcommand takes."""
 SUBCOMMANDS = {
     "train": "train",
     "compare": "compare",
+    "resume": "resume",
+    "evaluate": "evaluate",
+    "export": "export",
     "plot": "plot",
     "list": "listing",
     "doctor": "doctor",

@@ -24,10 +24,13 @@ from recall_traces.agents.arms import ARMS, LEARNERS
 from recall_traces.agents.presets import ELSEWHERE
 from recall_traces.cli import SUBCOMMANDS
 from recall_traces.cli.errors import UsageError
+from recall_traces.cli.evaluate import EvaluateOptions
+from recall_traces.cli.export import ExportOptions
 from recall_traces.cli.options import DEMO_ENV, CompareOptions, TrainOptions
 from recall_traces.cli.parsing import SHORT, Option, option_table
 from recall_traces.cli.plot import PlotOptions
 from recall_traces.cli.resolve import all_optional
+from recall_traces.cli.resume import ResumeOptions
 from recall_traces.targets import SOURCES
 
 HELP = """usage: recall-traces completion {bash,zsh,fish}
@@ -248,6 +251,9 @@ def subcommands() -> dict[str, Words]:
     return {name: Words() for name in SUBCOMMANDS} | {
         "train": of_run(TrainOptions(learner=MISSING, env_id=MISSING), (LEARNERS, known), environments),
         "compare": of_run(CompareOptions(), (known,), environments | here),
+        "resume": Words(((FILES,),), option_table(ResumeOptions(run=MISSING))),
+        "evaluate": Words(((FILES,),), option_table(EvaluateOptions(run=MISSING))),
+        "export": Words(((FILES,),), option_table(ExportOptions(run=MISSING))),
         "plot": Words(((FILES,),) * 9, option_table(PlotOptions(runs=MISSING))),
         "doctor": Words(options={"--json": Option(None, 0)}),
         "completion": Words((SHELLS,)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -50,6 +51,11 @@ class RunOptions:
     """Throw away what an earlier run left in that folder."""
     quiet: FlagCreatePairsOff[bool] = False
     """Print nothing but errors and, at the end, the folder."""
+    checkpoint_every: Annotated[float, arg(metavar="SECONDS")] = 60.0
+    """Seconds between checkpoints, from which `recall-traces resume` goes on, more where writing one takes long; 0 for one after
+    every rollout."""
+    keep_checkpoints: FlagCreatePairsOff[bool] = False
+    """Keep the last checkpoints of an arm when it is finished, the replay included; by default only what traces need."""
     eval_every: Annotated[int, arg(metavar="N")] = 2048
     """Steps of a seed between evaluations."""
     eval_episodes: Annotated[int, arg(metavar="N")] = 20
@@ -103,9 +109,9 @@ class RunOptions:
         Raises:
             ValueError: names the option and what would be valid.
         """
-        for name, least in LEAST.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {least}")
+        check_least(self, LEAST)
+        if not self.checkpoint_every >= 0:
+            raise ValueError(f"--checkpoint-every is {self.checkpoint_every}; it must be at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +155,17 @@ class CompareOptions(RunOptions):
             raise ValueError("--arms names no arm; give at least one, such as none recall")
         for arm in self.arms:
             check_arm(arm, replays(self.agent))
+
+
+def check_least(options: Any, least: Mapping[str, int]) -> None:
+    """Refuse numbers that are too small.
+
+    Raises:
+        ValueError: names the option and what would be valid.
+    """
+    for name, bound in least.items():
+        if getattr(options, name) < bound:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be at least {bound}")
 
 
 def check_agent(agent: str) -> None:

@@ -75,7 +75,7 @@ def _with_environment(default: Run, env_id: str, agent: str) -> Run:
     Raises:
         ValueError: there is none of that name.
     """
-    _look_here(env_id)
+    look_here(env_id)
     options_class = envs.options_class(env_id)
     known = preset(env_id)
     return dataclasses.replace(
@@ -100,7 +100,7 @@ def all_optional(options: type[Any]) -> type[Any]:
 
 
 def _known(env_id: str) -> bool:
-    _look_here(env_id)
+    look_here(env_id)
     try:
         envs.options_class(env_id)
     except ValueError:
@@ -108,7 +108,7 @@ def _known(env_id: str) -> bool:
     return True
 
 
-def _look_here(env_id: str) -> None:
+def look_here(env_id: str) -> None:
     """Let `module:name` name a module in the current folder, which a console script does not look into by itself."""
     if ":" in env_id and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
