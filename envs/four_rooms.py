@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recall_traces.envs.floor_plan import FloorPlan
 from recall_traces.envs.interface import Step
 from recall_traces.envs.noise import in_blocks
 from recall_traces.seeding import seeded_generator
@@ -193,6 +194,27 @@ class FourRooms:
         picture[goal] = (60, 170, 80)
         picture[agent] = (210, 60, 50)
         return picture.reshape(self.size, self.size, 3).repeat(cell_pixels, 0).repeat(cell_pixels, 1)
+
+    def floor_plan(self) -> FloorPlan:
+        """Where states are: column and row of the cell, row 0 on top."""
+        size, shows_goal = self.size, self.options.random_goal
+        edges = np.arange(size + 1, dtype=np.float64) - 0.5
+
+        def positions(obs: Tensor) -> Tensor:
+            cell = obs[..., 0] if shows_goal else obs
+            return torch.stack((cell % size, cell // size), -1).float()
+
+        def observations(positions: Tensor, like: Tensor) -> Tensor:
+            column, row = positions.round().long().unbind(-1)
+            cell = row * size + column
+            return torch.stack((cell, like[1].expand_as(cell)), -1) if shows_goal else cell
+
+        def goal(obs: Tensor) -> tuple[float, float]:
+            cell = int(obs[1]) if self.goal is None else self.goal
+            return cell % size, cell // size
+
+        walls = self.walls.view(size, size).cpu().numpy()
+        return FloorPlan(edges, edges, walls, ("column", "row"), True, 1.0, positions, observations, goal, shows_goal, 0.5)
 
     def _first_observations(self) -> Iterator[Tensor]:
         """First observations of an episode in every copy, one row for each time they are asked for."""

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recall_traces.envs.floor_plan import FloorPlan
 from recall_traces.envs.goals import SPARE, first_fine, proposed_goals
 from recall_traces.envs.interface import Step
 from recall_traces.envs.noise import in_blocks
@@ -150,6 +151,36 @@ class PointMass:
         picture[to_goal < 0.1] = (60, 170, 80)
         picture[np.hypot(right - position[0], up - position[1]) < 0.12] = (210, 60, 50)
         return picture
+
+    def floor_plan(self) -> FloorPlan | None:
+        """Where states are, in metres; None where there are more dimensions than a plane has."""
+        if self.dimensions > 2:
+            return None
+        # Goals that are out of reach lie where the point cannot be.
+        far = [-SIDE] if self.options.goals == "all" else []
+        y_edges = np.array([*far, -REACH[1], REACH[1], *(-edge for edge in far)])
+        walls = np.abs(y_edges[:-1] + y_edges[1:])[:, None] > REACH[1]
+
+        def observations(positions: Tensor, like: Tensor) -> Tensor:
+            return torch.cat((positions, like[self.goal_columns].expand_as(positions)), -1)
+
+        def goal(obs: Tensor) -> tuple[float, float]:
+            x, y = obs[self.goal_columns].tolist()
+            return x, y
+
+        return FloorPlan(
+            np.array([-SIDE, SIDE]),
+            y_edges,
+            walls,
+            ("x (m)", "y (m)"),
+            False,
+            0.1,
+            lambda obs: obs[..., self.position_columns],
+            observations,
+            goal,
+            True,
+            self.goal_radius,
+        )
 
     def _reached(self, positions: Tensor, goals: Tensor) -> Tensor:
         """Which positions are at the goal, bool, `(...)`."""

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recall_traces.envs.floor_plan import FloorPlan
 from recall_traces.envs.goals import SPARE, first_fine, proposed_goals
 from recall_traces.envs.interface import Step
 from recall_traces.envs.noise import in_blocks
@@ -261,6 +262,33 @@ class PointMaze:
         picture[to_goal < 0.1] = (60, 170, 80)
         picture[np.hypot(right - first[0], up - first[1]) < 0.12] = (210, 60, 50)
         return picture
+
+    def floor_plan(self) -> FloorPlan:
+        """Where states are: x and y, in metres."""
+        height, width = self.walls.shape
+
+        def observations(positions: Tensor, like: Tensor) -> Tensor:
+            obs = torch.zeros_like(like).expand(len(positions), -1).clone()
+            obs[:, :2], obs[:, self.goal_columns] = positions, like[self.goal_columns]
+            return obs
+
+        def goal(obs: Tensor) -> tuple[float, float]:
+            x, y = self.goal or obs[self.goal_columns].tolist()
+            return x, y
+
+        return FloorPlan(
+            np.arange(width + 1.0),
+            np.arange(height + 1.0),
+            self.walls.cpu().numpy(),
+            ("x (m)", "y (m)"),
+            False,
+            1 / 8,
+            lambda obs: obs[..., :2],
+            observations,
+            goal,
+            self.options.random_goal,
+            GOAL_RADIUS,
+        )
 
     def _cells(self, positions: Tensor) -> Tensor:
         """Column and row of the cell, int64, `(..., 2)`; what lies beyond the map, or is NaN, is in its outer wall."""
