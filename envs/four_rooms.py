@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recall_traces.envs.colours import AGENT, GOAL, WALL
 from recall_traces.envs.floor_plan import FloorPlan
 from recall_traces.envs.interface import Step
 from recall_traces.envs.noise import in_blocks
@@ -178,7 +179,7 @@ class FourRooms:
         return obs, actions, prob, prob > 0
 
     def render(self, cell_pixels: int = 16, obs: Tensor | None = None) -> NDArray[np.uint8]:
-        """A picture of the first copy: walls dark, goal green, agent red.
+        """A picture of the first copy: walls dark, goal green, agent orange.
 
         Args:
             cell_pixels: width of a cell.
@@ -190,9 +191,9 @@ class FourRooms:
         first = (self._obs[0] if obs is None else obs).tolist()
         agent, goal = first if self.options.random_goal else (first, self.goal)
         picture = np.full((self.size**2, 3), 255, np.uint8)
-        picture[self.walls.cpu().numpy()] = (60, 60, 60)
-        picture[goal] = (60, 170, 80)
-        picture[agent] = (210, 60, 50)
+        picture[self.walls.cpu().numpy()] = WALL
+        picture[goal] = GOAL
+        picture[agent] = AGENT
         return picture.reshape(self.size, self.size, 3).repeat(cell_pixels, 0).repeat(cell_pixels, 1)
 
     def floor_plan(self) -> FloorPlan:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recall_traces.envs.colours import AGENT, AT_GOAL, GOAL, WALL
 from recall_traces.envs.floor_plan import FloorPlan
 from recall_traces.envs.goals import SPARE, first_fine, proposed_goals
 from recall_traces.envs.interface import Step
@@ -131,7 +132,7 @@ class PointMass:
         return Step(self._obs, terminated.float(), terminated, truncated, final_obs)
 
     def render(self, metre_pixels: int = 40, obs: Tensor | None = None) -> NDArray[np.uint8]:
-        """A picture of the first copy along the first two axes: what is out of reach dark, goal green, point red.
+        """A picture of the first copy along the first two axes: what is out of reach dark, goal green, point orange.
 
         Args:
             metre_pixels: width of a metre.
@@ -146,10 +147,10 @@ class PointMass:
         right, up = (columns + 0.5) / metre_pixels - SIDE, SIDE - (rows + 0.5) / metre_pixels
         to_goal = np.hypot(right - goal[0], up - goal[1])
         picture = np.full((*right.shape, 3), 255, np.uint8)
-        picture[np.abs(up) > REACH[1]] = (60, 60, 60)
-        picture[to_goal < self.goal_radius] = (200, 232, 206)
-        picture[to_goal < 0.1] = (60, 170, 80)
-        picture[np.hypot(right - position[0], up - position[1]) < 0.12] = (210, 60, 50)
+        picture[np.abs(up) > REACH[1]] = WALL
+        picture[to_goal < self.goal_radius] = AT_GOAL
+        picture[to_goal < 0.1] = GOAL
+        picture[np.hypot(right - position[0], up - position[1]) < 0.12] = AGENT
         return picture
 
     def floor_plan(self) -> FloorPlan | None:
