@@ -206,7 +206,14 @@ def make_seams(
 
 
 def make_learner(
-    agent: str, arm: str, env: VectorEnv, config: Any, configs: ArmConfigs, num_seeds: int = 1, seed: int = 0
+    agent: str,
+    arm: str,
+    env: VectorEnv,
+    config: Any,
+    configs: ArmConfigs,
+    num_seeds: int = 1,
+    seed: int = 0,
+    allocate: bool = True,
 ) -> Learner:
     """A learner with the objects of an arm.
 
@@ -218,12 +225,13 @@ def make_learner(
         configs: Settings of what the arm may choose.
         num_seeds: `S`.
         seed: Seeds everything that is drawn.
+        allocate: Take a replay's memory now, and refuse what does not fit; otherwise with the first step.
 
     Raises:
         ValueError: what was asked for cannot be; says why.
     """
     buffer_size = getattr(config, "buffer_size", 0)
-    if buffer_size:
+    if buffer_size and allocate:
         # Before anything is taken, or torch would say in its own words what is too much.
         spaces = check_observation_space(env.observation_space), check_action_space(env.action_space)
         check_kept(arm, *spaces, num_seeds, configs, buffer_size, env.device)
@@ -231,5 +239,6 @@ def make_learner(
         env = GoalGAN(env, configs.goal_gan, num_seeds=num_seeds, seed=seed)
     seams = make_seams(arm, env, num_seeds, seed, configs, config.gamma, buffer_size)
     if agent == "sac":
-        return SAC(env, config, recall=seams.recall, bonus=seams.bonus, sampling=seams.sampling, num_seeds=num_seeds, seed=seed)
+        rest: dict[str, Any] = {"num_seeds": num_seeds, "seed": seed, "allocate": allocate}
+        return SAC(env, config, recall=seams.recall, bonus=seams.bonus, sampling=seams.sampling, **rest)
     return PPO(env, config, recall=seams.recall, bonus=seams.bonus, num_seeds=num_seeds, seed=seed)

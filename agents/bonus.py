@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -13,10 +14,12 @@ from recall_traces.checks import check_not_negative, check_positive, check_units
 from recall_traces.data import Transitions
 from recall_traces.fleet import FleetAdam, FleetMLP, backward
 from recall_traces.normalization import RunningNormalizer
-from recall_traces.seeding import seeded_generator
+from recall_traces.seeding import restore_generator, seeded_generator
 from recall_traces.spaces import ObservationSpace
 
 KINDS = ("auto", "visits", "rnd")
+PARTS = ("target", "predictor", "optimizer", "obs_statistics", "error_statistics")
+"""Of a `DistillationBonus`, those that have a state."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,15 @@ class VisitBonus:
         """The bonus of cells `(S, B)`; one that was never visited counts as if once."""
         return self.coefficient * self.visits.gather(1, cells).clamp(min=1).rsqrt()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Counts, and what tells cells apart."""
+        return {"visits": self.visits, "cells": self.cells.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Copy what `state_dict` gave."""
+        self.visits.copy_(state["visits"])
+        self.cells.load_state_dict(state["cells"])
+
 
 class DistillationBonus:
     """Pays the error with which a network predicts a random one (random network distillation).
@@ -143,6 +155,16 @@ class DistillationBonus:
         """The random features of normalised states `(S, B, ...)`, and how badly they are predicted, `(S, B, 1)`."""
         features = self.target(arrived)
         return features, (self.predictor(arrived) - features).square().mean(-1, keepdim=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, optimiser, statistics and generator."""
+        return {name: getattr(self, name).state_dict() for name in PARTS} | {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Copy what `state_dict` gave."""
+        for name in PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        restore_generator(self.generator, state["generator"])
 
 
 def make_bonus(

@@ -20,10 +20,12 @@ from torch import Tensor
 
 from recall_traces.draws import draw
 from recall_traces.envs.goals import GoalEnv
-from recall_traces.envs.interface import Step, VectorEnv
+from recall_traces.envs.interface import Step, VectorEnv, is_restorable
 from recall_traces.fleet import FleetAdam, FleetMLP, backward
-from recall_traces.seeding import seeded_generator
+from recall_traces.seeding import restore_generator, seeded_generator
 
+KEPT = ("old_goals", "num_old", "tries", "successes")
+"""Tensors of a `GoalGAN` that are written in place."""
 MOST_KEPT = 256
 """Goals of one seed that an iteration adds to the replay at most, since they are looked at one after the other."""
 
@@ -152,6 +154,22 @@ class LeastSquaresGAN:
         backward(self.discriminator(self.generate(generator_noise)).square().mean((1, 2)), self.generator_optimizer)
         self.generator_optimizer.step(config.generator_learning_rate, active)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, optimisers and the generator of random numbers."""
+        return {name: part.state_dict() for name, part in self._parts().items()} | {
+            "draws": {"generator": self.draws.get_state()}
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Copy what `state_dict` gave."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+        restore_generator(self.draws, state["draws"]["generator"])
+
+    def _parts(self) -> dict[str, Any]:
+        names = ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer")
+        return {f"gan_{name}": getattr(self, name) for name in names}
+
 
 class GoalGAN:
     """An environment whose episodes have the goals that a GAN proposes, of which some are reached and some are not.
@@ -223,6 +241,36 @@ class GoalGAN:
         if self._steps % self.config.iteration_steps == 0:
             self._next_iteration()
         return step
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the following steps depend on: goals, labels, networks, generators, and the environment where it tells."""
+        lists = {
+            "goals": [] if self.goals is None else [self.goals],
+            "visited": [torch.stack(self._visited)] if self._visited else [],
+        }
+        return {
+            "gan": self.gan.state_dict(),
+            "generator": self.draws.get_state(),
+            "episode": self._episode,
+            "steps": self._steps,
+            "env": self.env.state_dict() if is_restorable(self.env) else {},
+            **{name: {str(k): value for k, value in enumerate(values)} for name, values in lists.items()},
+            **{name: getattr(self, name) for name in KEPT},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Copy what `state_dict` gave, of as many copies."""
+        self.gan.load_state_dict(state["gan"])
+        restore_generator(self.draws, state["generator"])
+        for name in KEPT:
+            getattr(self, name).copy_(state[name])
+        self._episode.copy_(state["episode"])
+        self._steps = int(state["steps"])
+        self._visited = list(state["visited"]["0"].clone().unbind(0)) if state["visited"] else []
+        self.goals = state["goals"]["0"].clone() if state["goals"] else None
+        self.env.propose = None if self.goals is None else self.propose
+        if is_restorable(self.env):
+            self.env.load_state_dict(state["env"])
 
     def labels(self) -> tuple[Tensor, Tensor]:
         """Which goals of this iteration are neither too easy nor too hard, and which were tried to the end, bool `(S, N, G)`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from recall_traces.agents.saving import describe_action_bounds, describe_spaces, restore_parts
+from recall_traces.agents.seams import Bonus, Imitation
 from recall_traces.data import Transitions
-from recall_traces.envs.interface import VectorEnv
+from recall_traces.envs.interface import VectorEnv, is_restorable
 from recall_traces.fleet import FleetAdam
 from recall_traces.saving import load_tree, save_tree
+from recall_traces.seeding import restore_generator
 from recall_traces.spaces import tensor_dtype, tensor_shape
 
 
@@ -36,6 +38,12 @@ class Learner(ABC):
     """Of the hyperparameters."""
     optimizers: tuple[FleetAdam, ...]
     """Hold all weights; a row of each belongs to one seed, and rows are `k * S + s` where a seed has several."""
+    recall: Imitation
+    """What is imitated besides learning from reward."""
+    bonus: Bonus
+    """Intrinsic reward."""
+    generator: torch.Generator
+    """Draws actions and minibatches."""
 
     def __init__(self, env: VectorEnv, config: Any, num_seeds: int) -> None:
         if not hasattr(env, "num_envs") or not hasattr(env, "device"):
@@ -47,16 +55,32 @@ class Learner(ABC):
         self.alive = [True] * num_seeds
         self.failures: dict[int, str] = {}
         self.env_steps = 0
+        self.span = (0, 0)
+        """Environment steps at which the present or last call of `learn` began, and how many it asked for."""
+        self.last_obs: Tensor | None = None
+        """What to act on next, `(S * N, *observation)`; None before the first step."""
 
-    @abstractmethod
     def learn(self, total_steps: int, callback: Callable[[Any, dict[str, Any]], None] | None = None) -> Self:
-        """Train for `total_steps` more environment steps of each seed.
+        """Train for `total_steps` more environment steps of each seed, in whole rollouts.
 
         Args:
-            total_steps: Steps per seed; the last rollout is finished.
-            callback: Called before training with no metrics and after each rollout with what there is to log: tensors
-                `(S,)` and, in seconds, floats under `seconds/`.
+            total_steps: Steps per seed.
+            callback: Called before the very first step with no metrics, and after each rollout with what there is to log:
+                tensors `(S,)` and, in seconds, floats under `seconds/`.
+
+        Raises:
+            ValueError: `total_steps` is less than 1.
         """
+        if total_steps < 1:
+            raise ValueError(f"total_steps must be at least 1, not {total_steps}")
+        self.span = (self.env_steps, total_steps)
+        if callback is not None and self.env_steps == 0:
+            callback(self, {})
+        return self.go_on(callback)
+
+    @abstractmethod
+    def go_on(self, callback: Callable[[Any, dict[str, Any]], None] | None = None) -> Self:
+        """Train to the end of the call of `learn` that `load_training_state` brought back; nothing if it was at its end."""
 
     @abstractmethod
     def act(self, obs: Tensor, greedy: bool, generator: torch.Generator | None = None) -> Tensor:
@@ -69,6 +93,51 @@ class Learner(ABC):
     @abstractmethod
     def parts(self) -> dict[str, Any]:
         """What has a state to keep, by name."""
+
+    def training_state(self) -> dict[str, Any]:
+        """Everything that training needs to go on exactly, when `learn` calls back: also of what the learner holds, and of `env`.
+
+        Tensors, numbers, lists and dictionaries of them. The tensors are those in use: write them down, or copy them, first.
+        """
+        return {
+            "parts": {name: holder.state_dict() for name, holder in self.parts().items()},
+            "generator": self.generator.get_state(),
+            "last_obs": {} if self.last_obs is None else {"obs": self.last_obs},
+            "env_steps": self.env_steps,
+            "span": list(self.span),
+            "alive": list(self.alive),
+            "failures": {str(s): text for s, text in self.failures.items()},
+            "recall": self.recall.state_dict(),
+            "bonus": self.bonus.state_dict(),
+            "env": self.env.state_dict() if hasattr(self.env, "state_dict") else {},
+        }
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Go back to where `training_state` was called, with a learner made in the same way.
+
+        An environment that cannot be put back begins new episodes, and those that were under way are broken off. What the
+        state lacks of `recall`, `replay` and `sampling` stays as it is.
+
+        Raises:
+            ValueError: a tensor is missing or has another shape; the learner is of no use then.
+        """
+        restore_parts("the state", self.parts(), state["parts"])
+        restore_generator(self.generator, state["generator"])
+        self.env_steps = int(state["env_steps"])
+        first, total = state["span"]
+        self.span = (int(first), int(total))
+        self.alive = [bool(alive) for alive in state["alive"]]
+        self.failures = {int(s): str(text) for s, text in state["failures"].items()}
+        self.bonus.load_state_dict(state["bonus"])
+        if "recall" in state:
+            self.recall.load_state_dict(state["recall"])
+        if state["env"] and hasattr(self.env, "load_state_dict"):
+            self.env.load_state_dict(state["env"])
+        if is_restorable(self.env):
+            self.last_obs = state["last_obs"]["obs"].clone() if state["last_obs"] else None
+        else:
+            self.last_obs = None
+            self.recall.break_off()
 
     def freeze_broken(self, transitions: Transitions) -> Transitions:
         """Stop seeds whose environments gave a value that is not finite, or whose weights are not; the others go on.
@@ -146,21 +215,42 @@ class Learner(ABC):
         try:
             tree, header = load_tree(path, env.device)
             config = cls.config_class(**header["config"] | {"net_arch": tuple(header["config"]["net_arch"])})
-            num_seeds, trained_on = header["num_seeds"], header["spaces"]
+            num_seeds = header["num_seeds"]
         except FileNotFoundError:
             raise
         except Exception as error:
             raise ValueError(f"{path} is not a saved {cls.__name__}: {error}") from error
         # Every learner takes the environment, the configuration and the number of seeds like this.
-        learner, found = cls(env, config, num_seeds=num_seeds, **kwargs), describe_spaces(env)
+        learner = cls(env, config, num_seeds=num_seeds, **kwargs)
+        learner._take_over(path, tree, header)
+        return learner
+
+    def load_policy(self, path: str | Path) -> None:
+        """Copy what `save` wrote, by a learner made in the same way: weights, optimisers, normalisers.
+
+        Raises:
+            ValueError: it is not such a file, or it is of another number of seeds or of another environment.
+        """
+        try:
+            tree, header = load_tree(path, self.device)
+            num_seeds = header["num_seeds"]
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise ValueError(f"{path} is not a saved {type(self).__name__}: {error}") from error
+        if num_seeds != self.num_seeds:
+            raise ValueError(f"{path} has {num_seeds} seeds, not {self.num_seeds}")
+        self._take_over(path, tree, header)
+
+    def _take_over(self, path: str | Path, tree: Mapping[str, Any], header: Mapping[str, Any]) -> None:
+        trained_on, found = header["spaces"], describe_spaces(self.env)
         if found != trained_on:
             raise ValueError(f"{path} does not fit this environment: it was trained on {trained_on}, not {found}")
-        bounds = describe_action_bounds(env)
+        bounds = describe_action_bounds(self.env)
         if header.get("action_bounds", bounds) != bounds:
             raise ValueError(
                 f"{path} does not fit this environment: it was trained with actions in {header['action_bounds']}, not {bounds}"
             )
-        restore_parts(path, learner.parts(), tree)
-        learner.env_steps, learner.failures = header["env_steps"], {int(s): text for s, text in header["failures"].items()}
-        learner.alive = [s not in learner.failures for s in range(num_seeds)]
-        return learner
+        restore_parts(path, self.parts(), tree)
+        self.env_steps, self.failures = header["env_steps"], {int(s): text for s, text in header["failures"].items()}
+        self.alive = [s not in self.failures for s in range(self.num_seeds)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,7 +143,6 @@ class PPO(Learner):
                 torch.as_tensor(action_space.high).to(self.device),
             )
         self.generator = seeded_generator(seed, "actions and minibatches", self.device)
-        self.last_obs: Tensor | None = None
 
     # -- networks ---------------------------------------------------------------------------------------------------
 
@@ -275,20 +274,9 @@ class PPO(Learner):
 
     # -- train ------------------------------------------------------------------------------------------------------
 
-    def learn(self, total_steps: int, callback: Callable[[PPO, dict[str, Any]], None] | None = None) -> PPO:
-        """Train for `total_steps` more environment steps of each seed, in whole rollouts.
-
-        Args:
-            total_steps: Steps per seed.
-            callback: Called before training with no metrics and after each rollout with what there is to log: tensors
-                `(S,)` and, in seconds, floats under `seconds/`.
-        """
-        if total_steps < 1:
-            raise ValueError(f"total_steps must be at least 1, not {total_steps}")
+    def go_on(self, callback: Callable[[PPO, dict[str, Any]], None] | None = None) -> PPO:
         c, rollout_steps = self.config, self.config.n_steps * self.num_envs
-        first = self.env_steps
-        if callback is not None and first == 0:
-            callback(self, {})
+        first, total_steps = self.span
         while self.env_steps < first + total_steps and any(self.alive):
             clock = [time.perf_counter()]
             remaining = 1 - (self.env_steps - first) / total_steps
@@ -326,6 +314,15 @@ class PPO(Learner):
     def bounded(self, actions: Tensor) -> Tensor:
         """What leaves for the environment: within its bounds, and a number even where a broken environment gave NaN."""
         return actions if self.action_bounds is None else actions.nan_to_num(0.0).clamp(*self.action_bounds)
+
+    def training_state(self) -> dict[str, Any]:
+        return super().training_state() | {"discounted_return": self.discounted_return}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        super().load_training_state(state)
+        self.discounted_return = state["discounted_return"].clone()
+        if self.last_obs is None:  # new episodes begin
+            self.discounted_return.zero_()
 
     def parts(self) -> dict[str, Any]:
         """What has a state to keep, by name."""

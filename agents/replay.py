@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -146,6 +146,27 @@ class Replay:
         rows = (columns + self.first_row).flatten()
         return Transitions(*(x.flatten(0, 1).index_select(0, rows).unflatten(0, columns.shape) for x in self.fields))
 
+    def state_dict(self) -> dict[str, Any]:
+        """The steps that are held, and how many there ever were."""
+        steps = {name: value[:, : len(self)] for name, value in vars(self.steps).items()} if self.fields else {}
+        return {"steps": steps, "written": self.written}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Copy what `state_dict` gave.
+
+        Raises:
+            ValueError: it is of a replay of another capacity.
+        """
+        written, steps = int(state["written"]), state["steps"]
+        held = steps["rewards"].shape[1] if steps else 0
+        if held != min(written, self.capacity):
+            raise ValueError(f"a replay of {self.capacity} steps cannot take over {held} of {written} steps")
+        if steps and not self.fields:
+            self.allocate()
+        for name, value in steps.items():
+            getattr(self.steps, name)[:, :held].copy_(value)
+        self.written = written
+
 
 class Drawn(NamedTuple):
     """Columns of a replay, `(S, B)`, and how much each step counts in the critics' loss, `(S, B)`."""
@@ -169,6 +190,14 @@ class ReplaySampling(Protocol):
         """The critics were off by `errors` `(S, B)`, at least 0, at these steps when they learned from them."""
         ...
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a run needs to go on exactly."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Copy what `state_dict` gave."""
+        ...
+
 
 class UniformSampling:
     """Every step with the same probability.
@@ -189,6 +218,13 @@ class UniformSampling:
 
     def learned(self, columns: Tensor, errors: Tensor) -> None:
         """Nothing to change."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing is kept."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to copy."""
 
 
 @dataclass(frozen=True)
@@ -271,3 +307,13 @@ class PrioritizedSampling:
         priorities = (errors + self.config.epsilon) ** self.config.alpha
         self.largest = torch.maximum(self.largest, priorities.amax(1, keepdim=True))
         self.set(columns, priorities)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole tree: sums that were made anew could differ by rounding."""
+        return {"levels": {str(k): level for k, level in enumerate(self.levels)}, "largest": self.largest}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Copy what `state_dict` gave."""
+        for k, level in enumerate(self.levels):
+            level.copy_(state["levels"][str(k)])
+        self.largest = state["largest"].clone()

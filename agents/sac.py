@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -168,7 +168,6 @@ class SAC(Learner):
         """Gradient steps since it was made or loaded."""
         self.recalls = False
         """Whether there may be traces to imitate."""
-        self.last_obs: Tensor | None = None
 
     # -- networks ---------------------------------------------------------------------------------------------------
 
@@ -305,12 +304,8 @@ class SAC(Learner):
 
     # -- train ------------------------------------------------------------------------------------------------------
 
-    def learn(self, total_steps: int, callback: Callable[[SAC, dict[str, Any]], None] | None = None) -> SAC:
-        if total_steps < 1:
-            raise ValueError(f"total_steps must be at least 1, not {total_steps}")
-        c, last = self.config, self.env_steps + total_steps
-        if callback is not None and self.env_steps == 0:
-            callback(self, {})
+    def go_on(self, callback: Callable[[SAC, dict[str, Any]], None] | None = None) -> SAC:
+        c, last = self.config, sum(self.span)
         gradient_steps = c.train_freq * self.num_envs if c.gradient_steps < 0 else c.gradient_steps
         while self.env_steps < last and any(self.alive):
             metrics: dict[str, Any] = {}
@@ -359,6 +354,17 @@ class SAC(Learner):
     def load(cls, path: str | Path, env: VectorEnv, **kwargs: Any) -> Self:
         """Read what `save` wrote, as every learner does; the replay takes its memory with the first step."""
         return super().load(path, env, **{"allocate": False} | kwargs)
+
+    def training_state(self) -> dict[str, Any]:
+        kept = {"replay": self.replay.state_dict(), "sampling": self.sampling.state_dict()}
+        return super().training_state() | kept | {"updates": self.updates, "recalls": self.recalls}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        super().load_training_state(state)
+        for name in ("replay", "sampling"):
+            if name in state:
+                getattr(self, name).load_state_dict(state[name])
+        self.updates, self.recalls = int(state["updates"]), bool(state["recalls"])
 
     def parts(self) -> dict[str, Any]:
         names = ("policy", "critics", "target_critics", "obs_normalizer", "policy_optimizer", "critic_optimizer")

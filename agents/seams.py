@@ -43,6 +43,18 @@ class Imitation(Protocol):
         """Made-up steps `(S, K, ...)` for a critic's batch of that size, and which are real, bool `(S, K)`; None for none."""
         ...
 
+    def break_off(self) -> None:
+        """All environments were put elsewhere since the last `observe`: what comes next continues no episode."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run needs to go on exactly."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Copy what `state_dict` gave."""
+        ...
+
 
 class Bonus(Protocol):
     """Intrinsic reward."""
@@ -53,6 +65,14 @@ class Bonus(Protocol):
 
     def at(self, next_obs: Tensor) -> Tensor:
         """What arriving in states `(S, B, *observation)` is worth by what has been learned up to now, `(S, B)`."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run needs to go on exactly."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Copy what `state_dict` gave."""
         ...
 
 
@@ -81,6 +101,16 @@ class NoImitation:
     def imagine(self, batch_size: int) -> None:
         """Make nothing up."""
 
+    def break_off(self) -> None:
+        """Nothing is going on."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing is kept."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to copy."""
+
 
 class NoBonus:
     """No intrinsic reward."""
@@ -92,3 +122,10 @@ class NoBonus:
     def at(self, next_obs: Tensor) -> Tensor:
         """Zeros `(S, B)`."""
         return torch.zeros(next_obs.shape[:2], device=next_obs.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing is kept."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to copy."""

@@ -13,7 +13,7 @@ from recall_traces.cells import Cells
 from recall_traces.data import Traces, Transitions
 from recall_traces.draws import draw_cumulative
 from recall_traces.memory import Memory
-from recall_traces.seeding import seeded_generator
+from recall_traces.seeding import restore_generator, seeded_generator
 from recall_traces.spaces import ActionSpace, ObservationSpace
 
 
@@ -135,3 +135,31 @@ class SelfImitation:
     def set_priorities(self, positions: Tensor, priorities: Tensor) -> None:
         """Write priorities at positions `(S, B)`."""
         self.priorities.flatten(1).scatter_(1, positions, priorities)
+
+    def break_off(self) -> None:
+        """All environments were put elsewhere: what comes next continues no episode."""
+        self.memory.break_off()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a run needs to go on exactly."""
+        fresh = {
+            str(k): {"positions": positions, "just_closed": just_closed, "rollout": rollout}
+            for k, (positions, just_closed, rollout) in enumerate(self.fresh)
+        }
+        return {
+            "memory": self.memory.state_dict(),
+            "priorities": self.priorities[:, :, : len(self.memory)],
+            "cumulative": self.cumulative,
+            "fresh": fresh,
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Copy what `state_dict` gave."""
+        self.memory.load_state_dict(state["memory"])
+        self.priorities.zero_()
+        self.priorities[:, :, : len(self.memory)].copy_(state["priorities"])
+        self.cumulative = state["cumulative"].clone()
+        rows = [state["fresh"][str(k)] for k in range(len(state["fresh"]))]
+        self.fresh = [(row["positions"].clone(), row["just_closed"].clone(), int(row["rollout"])) for row in rows]
+        restore_generator(self.generator, state["generator"])

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recall_traces.envs.interface import Step
-from recall_traces.envs.noise import in_blocks
-from recall_traces.seeding import seeded_generator
+from recall_traces.envs.noise import Blocks
+from recall_traces.seeding import restore_generator, seeded_generator
 
 GRAVITY = 9.8
 POLE_MASS = 0.1
@@ -63,7 +63,7 @@ class CartPole:
         self.observation_space: gymnasium.Space[Any] = gymnasium.spaces.Box(-high, high, dtype=np.float32)
         self.action_space: gymnasium.Space[Any] = gymnasium.spaces.Discrete(2)
         self._generator = seeded_generator(seed, "environment", self.device)
-        self._first_states = in_blocks(self._draw_first_states, num_envs)
+        self._first_states = Blocks(self._draw_first_states, num_envs, self._generator)
         # What the constants of the equations become when the constant factors are gathered.
         self._pushes = torch.tensor([-FORCE, FORCE], dtype=torch.float64, device=self.device) / TOTAL_MASS
         self._inertia = torch.tensor(-HALF_POLE * 4 / 3, dtype=torch.float64, device=self.device)
@@ -108,6 +108,22 @@ class CartPole:
         self._age.masked_fill_(done, 0)
         torch.where(done, next(self._first_states), self.state, out=self.state)
         return Step(self._observe(), torch.ones(self.num_envs, device=self.device), terminated, truncated, final_obs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the following steps depend on."""
+        return {
+            "state": self.state,
+            "age": self._age,
+            "generator": self._generator.get_state(),
+            "first_states": self._first_states.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Copy what `state_dict` gave, of as many copies."""
+        self.state.copy_(state["state"])
+        self._age.copy_(state["age"])
+        restore_generator(self._generator, state["generator"])
+        self._first_states.load_state_dict(state["first_states"])
 
     def _observe(self) -> Tensor:
         """A fresh tensor, so that later steps leave it alone."""

@@ -16,8 +16,8 @@ from torch import Tensor
 from recall_traces.envs.colours import AGENT, GOAL, WALL
 from recall_traces.envs.floor_plan import FloorPlan
 from recall_traces.envs.interface import Step
-from recall_traces.envs.noise import in_blocks
-from recall_traces.seeding import seeded_generator
+from recall_traces.envs.noise import Blocks
+from recall_traces.seeding import restore_generator, seeded_generator
 
 NUM_ACTIONS = 4
 """Up, down, left, right."""
@@ -108,7 +108,7 @@ class FourRooms:
         self._fixed_goal = torch.tensor(goal, device=self.device)
         self._around = torch.tensor([0, -size, size, -1, 1], device=self.device)
         self._first_obs = self._first_observations()
-        self._slips = in_blocks(self._draw_slips, num_envs) if self.options.slip > 0 else None
+        self._slips = Blocks(self._draw_slips, num_envs, self._generator) if self.options.slip > 0 else None
         self._age = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         self._obs = self.reset()
 
@@ -148,6 +148,19 @@ class FourRooms:
             final_obs = cell
             self._obs = torch.where(done, next(self._first_obs), final_obs)
         return Step(self._obs, terminated.float(), terminated, truncated, final_obs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the following steps depend on."""
+        blocks = {name: block.state_dict() for name, block in self._blocks().items()}
+        return {"obs": self._obs, "age": self._age, "generator": self._generator.get_state(), "blocks": blocks}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Copy what `state_dict` gave, of as many copies."""
+        self._obs = state["obs"].clone()
+        self._age.copy_(state["age"])
+        restore_generator(self._generator, state["generator"])
+        for name, block in self._blocks().items():
+            block.load_state_dict(state["blocks"][name])
 
     def predecessors(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Every (state, action) that can lead to a state in one step, with its probability under the uniform policy.
@@ -217,10 +230,15 @@ class FourRooms:
         walls = self.walls.view(size, size).cpu().numpy()
         return FloorPlan(edges, edges, walls, ("column", "row"), True, 1.0, positions, observations, goal, shows_goal, 0.5)
 
+    def _blocks(self) -> dict[str, Blocks]:
+        """What draws ahead, by name."""
+        drawn = {"first_obs": self._first_obs, "slips": self._slips}
+        return {name: block for name, block in drawn.items() if isinstance(block, Blocks)}
+
     def _first_observations(self) -> Iterator[Tensor]:
         """First observations of an episode in every copy, one row for each time they are asked for."""
         if self.options.random_start or self.options.random_goal:
-            return in_blocks(self._draw_first_obs, self.num_envs)
+            return Blocks(self._draw_first_obs, self.num_envs, self._generator)
         return itertools.repeat(self._fixed_start.expand(self.num_envs))
 
     def _draw_first_obs(self, steps: int) -> Tensor:

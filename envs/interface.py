@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import gymnasium
 import torch
@@ -52,3 +52,24 @@ class VectorEnv(Protocol):
     def step(self, actions: Tensor) -> Step:
         """Take one step in every copy; `actions` is `(num_envs,)` or `(num_envs, action)`."""
         ...
+
+
+class RestorableEnv(VectorEnv, Protocol):
+    """An environment that can be put back to where it was, so that a run goes on exactly. Ours in torch and MuJoCo can."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the following steps depend on: tensors, numbers and dictionaries of them, to be copied before the next step.
+
+        The state of a generator is called `generator`: it stays on the CPU when the others move to a device.
+        """
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to where `state_dict` was called, in an environment made in the same way."""
+        ...
+
+
+def is_restorable(env: VectorEnv) -> TypeGuard[RestorableEnv]:
+    """Whether an environment, and the one inside it if it wraps one as `env`, can be put back to where it was."""
+    inner = getattr(env, "env", None)
+    return hasattr(env, "state_dict") and (inner is None or is_restorable(inner))

@@ -17,8 +17,8 @@ from recall_traces.envs.colours import AGENT, AT_GOAL, GOAL, WALL
 from recall_traces.envs.floor_plan import FloorPlan
 from recall_traces.envs.goals import SPARE, first_fine, proposed_goals
 from recall_traces.envs.interface import Step
-from recall_traces.envs.noise import in_blocks
-from recall_traces.seeding import seeded_generator
+from recall_traces.envs.noise import Blocks
+from recall_traces.seeding import restore_generator, seeded_generator
 
 MIN_DIMENSIONS, MAX_DIMENSIONS = 2, 8
 SIDE = 5.0
@@ -103,7 +103,7 @@ class PointMass:
         self._drawn_reach = self.reach if self.options.goals == "feasible" else self.goal_high
         self._starts = torch.zeros(num_envs, dimensions, device=self.device)
         self._generator = seeded_generator(seed, "environment", self.device)
-        self._goals = in_blocks(self._draw_goals, num_envs)
+        self._goals = Blocks(self._draw_goals, num_envs, self._generator)
         self._age = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         self._obs = self.reset()
 
@@ -130,6 +130,22 @@ class PointMass:
         final_obs = torch.cat((position, goal), 1)
         self._obs = torch.where(done.unsqueeze(1), self._next_first_obs(), final_obs)
         return Step(self._obs, terminated.float(), terminated, truncated, final_obs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the following steps depend on but `propose`."""
+        return {
+            "obs": self._obs,
+            "age": self._age,
+            "generator": self._generator.get_state(),
+            "goals": self._goals.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Copy what `state_dict` gave, of as many copies."""
+        self._obs = state["obs"].clone()
+        self._age.copy_(state["age"])
+        restore_generator(self._generator, state["generator"])
+        self._goals.load_state_dict(state["goals"])
 
     def render(self, metre_pixels: int = 40, obs: Tensor | None = None) -> NDArray[np.uint8]:
         """A picture of the first copy along the first two axes: what is out of reach dark, goal green, point orange.

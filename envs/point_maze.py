@@ -17,8 +17,8 @@ from recall_traces.envs.colours import AGENT, AT_GOAL, GOAL, START, WALL
 from recall_traces.envs.floor_plan import FloorPlan
 from recall_traces.envs.goals import SPARE, first_fine, proposed_goals
 from recall_traces.envs.interface import Step
-from recall_traces.envs.noise import in_blocks
-from recall_traces.seeding import seeded_generator
+from recall_traces.envs.noise import Blocks
+from recall_traces.seeding import restore_generator, seeded_generator
 
 MAX_MOVE = 0.25
 """Metres per step and axis. Less than a cell, so that a move only needs to look at the next one."""
@@ -159,8 +159,8 @@ class PointMaze:
         self._start_centre = torch.tensor([start[0] + 0.5, start[1] + 0.5], device=self.device)
         self._fixed_goal = torch.tensor([goal[0] + 0.5, goal[1] + 0.5], device=self.device)
         self._generator = seeded_generator(seed, "environment", self.device)
-        self._first_obs = in_blocks(self._draw_first_obs, num_envs)
-        self._start_candidates = in_blocks(self._draw_start_candidates, num_envs * (1 + SPARE))
+        self._first_obs = Blocks(self._draw_first_obs, num_envs, self._generator)
+        self._start_candidates = Blocks(self._draw_start_candidates, num_envs * (1 + SPARE), self._generator)
         self._age = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         self._obs = self.reset()
 
@@ -193,6 +193,19 @@ class PointMaze:
         final_obs = self._observe(moved, velocity, goal)
         self._obs = torch.where(done.unsqueeze(1), self._next_first_obs(), final_obs)
         return Step(self._obs, terminated.float(), terminated, truncated, final_obs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the following steps depend on but `propose`."""
+        blocks = {"first_obs": self._first_obs.state_dict(), "start_candidates": self._start_candidates.state_dict()}
+        return {"obs": self._obs, "age": self._age, "generator": self._generator.get_state(), "blocks": blocks}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Copy what `state_dict` gave, of as many copies."""
+        self._obs = state["obs"].clone()
+        self._age.copy_(state["age"])
+        restore_generator(self._generator, state["generator"])
+        self._first_obs.load_state_dict(state["blocks"]["first_obs"])
+        self._start_candidates.load_state_dict(state["blocks"]["start_candidates"])
 
     def move(self, positions: Tensor, moves: Tensor) -> Tensor:
         """Where points get to that move along x, then along y, until a wall stops them.

@@ -212,6 +212,11 @@ class Memory:
         earlier = (slot[..., None] - back) % self.num_columns
         return column[..., None] * self.num_columns + earlier, (back <= age[..., None]) & (back <= kept[..., None])
 
+    def break_off(self) -> None:
+        """What comes next begins new episodes; those that are open stay so."""
+        self.open_age = torch.zeros_like(self.open_age)
+        self.open_return = torch.zeros_like(self.open_return)
+
     def state_dict(self) -> dict[str, Tensor]:
         """Everything, as tensors; of the ring only the part that is filled."""
         held = {name: value[:, :, : len(self)] for name, value in self.rings().items()}

@@ -15,7 +15,7 @@ from recall_traces.checks import check_positive, check_units, check_whole
 from recall_traces.data import Traces, Transitions
 from recall_traces.neighbours import NeighbourModel
 from recall_traces.network import NetworkModel
-from recall_traces.seeding import seeded_generator
+from recall_traces.seeding import restore_generator, seeded_generator
 from recall_traces.spaces import check_action_space, check_observation_space, num_states
 from recall_traces.table import TableModel
 
@@ -212,7 +212,7 @@ class BacktrackingModel:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Copy what `state_dict` gave."""
-        self.generator.set_state(state["generator"])
+        restore_generator(self.generator, state["generator"])
         self.density.load_state_dict({name: value for name, value in state.items() if name != "generator"})
 
 

@@ -142,8 +142,8 @@ class NetworkModel(nn.Module):
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
         """Take over what `get_extra_state` gave."""
-        self.optimizer = self.optimizer or FleetAdam(self.parameters())
-        if state:
+        self.optimizer = FleetAdam(self.parameters()) if state else None
+        if self.optimizer is not None:
             self.optimizer.load_state_dict(state)
 
     def encode(self, obs: Tensor) -> Tensor:

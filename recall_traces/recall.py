@@ -19,7 +19,7 @@ from recall_traces.data import Traces, Transitions
 from recall_traces.draws import draw, gumbel
 from recall_traces.memory import Memory
 from recall_traces.model import BacktrackingConfig, BacktrackingModel, roll_back
-from recall_traces.seeding import seeded_generator
+from recall_traces.seeding import restore_generator, seeded_generator
 from recall_traces.spaces import check_action_space, check_observation_space, tensor_shape
 from recall_traces.targets import ARRIVALS, SOURCES, Generated, HighValueStates, Targets, Value
 
@@ -453,6 +453,10 @@ class RecallTraces:
             known.unflatten(0, shape),
         )
 
+    def break_off(self) -> None:
+        """All environments were put elsewhere: what comes next continues no episode."""
+        self.memory.break_off()
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that a run needs to go on exactly."""
         return {
@@ -470,7 +474,7 @@ class RecallTraces:
         """Copy what `state_dict` gave."""
         for name in ("model", "cells", "memory", "states"):
             getattr(self, name).load_state_dict(state[name])
-        self.generator.set_state(state["generator"])
+        restore_generator(self.generator, state["generator"])
         self.rarity = state["rarity"].clone()
         self.buffer = [Recalled(**state["buffer"][str(k)]) for k in range(len(state["buffer"]))]
         self.unfitted = [Transitions(**state["unfitted"][str(k)]) for k in range(len(state["unfitted"]))]

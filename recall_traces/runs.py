@@ -4,13 +4,17 @@
 * `curves.csv`: one row per arm, seed and evaluation; no clock, so that the same run gives the same bytes.
 * `timings.csv`: wall clock at each evaluation of an arm.
 * `<arm>.safetensors`: its policies at the end.
+* `checkpoints/<arm>`: what an arm needs to go on, see `checkpoints`; at the end what is worth keeping of it.
+* `log.txt`: what was said on the terminal, with the time.
 * `tensorboard/<arm>`: means over seeds, for TensorBoard.
 * `comparison.json` and `curves.png`: what the arms of a comparison come to.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import io
 import json
 import math
@@ -24,10 +28,11 @@ from typing import Any
 
 import numpy as np
 
-from recall_traces.curves import COLUMNS
+from recall_traces.curves import COLUMNS, read_table
 
 CONFIG, CURVES, TIMINGS = "config.json", "curves.csv", "timings.csv"
 COMPARISON, PICTURE, TENSORBOARD, ERROR = "comparison.json", "curves.png", "tensorboard", "error.txt"
+CHECKPOINTS, LOG = "checkpoints", "log.txt"
 TIMING_COLUMNS = ("arm", "env_steps", "seconds", "steps_per_second", "collect", "update", "recall", "evaluate")
 """Seconds since the arm began, steps of all seeds per second of them, and how many went into which part."""
 RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
@@ -60,9 +65,11 @@ class RunFolder:
         file = self.path / CONFIG
         try:
             record = json.loads(file.read_text(encoding="utf-8"))
-            if not all(isinstance(record[key], dict) for key in ("configuration", "arms")):
+            groups = [record["configuration"], record["arms"], *record["arms"].values()]
+            groups += [record["arms"][arm].get("failures", {}) for arm in record["arms"]] + record.get("calls", [])
+            if not all(isinstance(group, dict) for group in groups):
                 raise ValueError("it is not the record of a run")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{file} cannot be read ({_one_line(error)})") from error
         self.record = record
         return self
@@ -86,12 +93,19 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove what runs write, and nothing else that may lie in the folder."""
-        for name in (CONFIG, CURVES, TIMINGS, COMPARISON, PICTURE, ERROR):
+        for name in (CONFIG, CURVES, TIMINGS, COMPARISON, PICTURE, ERROR, LOG):
             (self.path / name).unlink(missing_ok=True)
         for policy in self.path.glob("*.safetensors"):
             policy.unlink()
-        shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
+        for name in (TENSORBOARD, CHECKPOINTS):
+            shutil.rmtree(self.path / name, ignore_errors=True)
         self.record = {}
+
+    def log(self, text: str) -> None:
+        """Append a line to `log.txt`, with the time; a disk that takes no more is no reason to stop here."""
+        line = f"{datetime.now().isoformat(timespec='seconds')} {' '.join(text.split())}\n"
+        with contextlib.suppress(OSError), (self.path / LOG).open("a", encoding="utf-8") as file:
+            file.write(line)
 
     # -- arms ---------------------------------------------------------------------------------------------------------------
 
@@ -102,7 +116,8 @@ class RunFolder:
 
     def failures(self, arm: str) -> dict[int, str]:
         """What became of seeds of an arm that broke, as `end_arm` was told."""
-        return {int(seed): text for seed, text in self.record["arms"].get(arm, {}).get("failures", {}).items()}
+        failures = self.record["arms"].get(arm, {}).get("failures", {})
+        return {int(seed): str(text) for seed, text in failures.items() if _is_whole(seed)}
 
     def begin_arm(self, arm: str) -> None:
         """Remove what an interrupted attempt left of an arm, and note that it runs."""
@@ -110,6 +125,18 @@ class RunFolder:
             self._remove_rows(name, arm)
         self.policy_path(arm).unlink(missing_ok=True)
         shutil.rmtree(self.tensorboard_path(arm), ignore_errors=True)
+        for checkpoint in self.checkpoints_path(arm).glob("*.safetensors"):
+            checkpoint.unlink()
+        self.end_arm(arm, RUNNING)
+
+    def continue_arm(self, arm: str, env_steps: int) -> None:
+        """Remove the rows that an interrupted attempt wrote after so many environment steps, and note that the arm runs.
+
+        Raises:
+            ValueError: there are rows that no run wrote.
+        """
+        for name in (CURVES, TIMINGS):
+            self._remove_rows(name, arm, env_steps)
         self.end_arm(arm, RUNNING)
 
     def end_arm(self, arm: str, status: str, **details: Any) -> None:
@@ -127,6 +154,10 @@ class RunFolder:
         """Where the policies of an arm are."""
         return self.path / f"{arm}.safetensors"
 
+    def checkpoints_path(self, arm: str) -> Path:
+        """The folder with the checkpoints of an arm."""
+        return self.path / CHECKPOINTS / arm
+
     def tensorboard_path(self, arm: str) -> Path:
         """Where TensorBoard's events of an arm are."""
         return self.path / TENSORBOARD / arm
@@ -141,19 +172,51 @@ class RunFolder:
         """Append to `timings.csv`, columns as in `TIMING_COLUMNS`."""
         self._append(TIMINGS, [row])
 
+    def synchronize(self) -> None:
+        """Wait until all rows are on the disk: a checkpoint must not be there without the rows before it."""
+        for name in (CURVES, TIMINGS):
+            with (self.path / name).open("rb") as file:
+                os.fsync(file.fileno())
+
+    def check_tables(self) -> None:
+        """Look through `curves.csv` and `timings.csv`.
+
+        Raises:
+            ValueError: one of them is not what a run writes; names the file and the line.
+        """
+        for name, columns in ((CURVES, COLUMNS), (TIMINGS, TIMING_COLUMNS)):
+            if (self.path / name).exists():
+                for where, cells in read_table(self.path / name, columns):
+                    if not _is_whole(cells["env_steps"]):
+                        raise ValueError(f"{where}: env_steps is {cells['env_steps'][:40]!r}; it must be a whole number")
+
     def _append(self, name: str, rows: Iterable[Sequence[Any]]) -> None:
         # One write for all rows of an evaluation; whatever stops the run then leaves whole lines.
-        with (self.path / name).open("a", encoding="utf-8", newline="") as file:
-            file.write(_csv_text([[format_cell(cell) for cell in row] for row in rows]))
+        text = _csv_text([[format_cell(cell) for cell in row] for row in rows]).encode()
+        with (self.path / name).open("ab", buffering=0) as file:
+            size = file.tell()
+            if file.write(text) != len(text):
+                # The disk is full, or so it seems: it may have taken a part of the text.
+                file.truncate(size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path / name))
 
-    def _remove_rows(self, name: str, arm: str) -> None:
+    def _remove_rows(self, name: str, arm: str, after: int | None = None) -> None:
+        """Remove the rows of an arm, all or those after a number of environment steps, and what was torn off at the end."""
         file = self.path / name
         text = file.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]  # a torn last line has no end
-        header, *lines = list(csv.reader(io.StringIO(whole))) or [list(COLUMNS if name == CURVES else TIMING_COLUMNS)]
-        kept = _csv_text([header, *(line for line in lines if line and line[0] != arm)])
-        if kept != text:
-            _replace(file, kept)
+        whole = text[: text.rfind("\n") + 1]
+        columns = COLUMNS if name == CURVES else TIMING_COLUMNS
+        header, *lines = list(csv.reader(io.StringIO(whole))) or [list(columns)]
+        kept = [line for line in lines if line and line[0] != arm]
+        if after is not None:
+            where = columns.index("env_steps")
+            for line in lines:
+                if line and line[0] == arm and not (len(line) == len(columns) and _is_whole(line[where])):
+                    raise ValueError(f"{file} has a line of {arm} that no run wrote: {','.join(line)[:80]!r}")
+            kept = [line for line in lines if line and (line[0] != arm or int(line[where]) <= after)]
+        new = _csv_text([header, *kept])
+        if new != text:
+            _replace(file, new)
 
     # -- json ---------------------------------------------------------------------------------------------------------------
 
@@ -215,11 +278,23 @@ def _csv_text(rows: Iterable[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
+def _is_whole(cell: str) -> bool:
+    return cell.isascii() and cell.isdigit() and len(cell) <= 18
+
+
 def _replace(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all, also if the machine stops."""
     temporary = file.with_name(f".{file.name}.new")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def _one_line(error: BaseException) -> str:

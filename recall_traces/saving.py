@@ -2,32 +2,73 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 EMPTY = "empty"
 """Header entry that names the dictionaries with nothing in them."""
+PLAIN = "plain"
+"""Header entry with the leaves that are no tensors."""
 
 
 def save_tree(path: str | Path, tree: Mapping[str, Any], header: Mapping[str, Any]) -> None:
-    """Write a nested dictionary of tensors, and a header that JSON can hold; folders on the way are made."""
-    leaves = dict(flatten(tree))
-    empty = [name for name, value in leaves.items() if not isinstance(value, Tensor)]
-    tensors = {name: value.detach().contiguous() for name, value in leaves.items() if isinstance(value, Tensor)}
-    metadata = {name: json.dumps(value) for name, value in (dict(header) | {EMPTY: empty}).items()}
+    """Write a nested dictionary of tensors and of what JSON can hold, and a header of the same; folders on the way are made.
+
+    The file is there whole or not at all, also if the machine stops: it is written under another name, synchronised with the
+    disk, and then takes its name. What was there before stays until then.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, Any] = {}
+    memory: set[int] = set()
+    for name, value in flatten(tree):
+        if isinstance(value, Tensor):
+            # Tensors that share memory, such as the same one under two names, would be refused.
+            shared = value.untyped_storage().data_ptr() in memory
+            tensors[name] = value.detach().clone(memory_format=torch.contiguous_format) if shared else value.detach().contiguous()
+            memory.add(value.untyped_storage().data_ptr())
+        else:
+            plain[name] = value
+    empty = [name for name, value in plain.items() if isinstance(value, Mapping)]
+    rest = {name: value for name, value in plain.items() if name not in empty}
+    metadata = {name: json.dumps(value) for name, value in (dict(header) | {EMPTY: empty, PLAIN: rest}).items()}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()  # the umask decides who may read it; safetensors makes a file for its owner alone
-    mode = path.stat().st_mode & 0o777
-    save_file(tensors, str(path), metadata=metadata)
-    path.chmod(mode)
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        temporary.touch()  # the umask decides who may read it; safetensors makes a file for its owner alone
+        mode = (path if path.exists() else temporary).stat().st_mode & 0o777
+        save_file(tensors, str(temporary), metadata=metadata)
+        temporary.chmod(mode)
+        synchronize(temporary)
+        os.replace(temporary, path)
+        synchronize(path.parent)
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise
+        raise OSError(f"{path} cannot be written: {error}") from error
+
+
+def synchronize(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def load_tree(path: str | Path, device: torch.device | str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -35,7 +76,8 @@ def load_tree(path: str | Path, device: torch.device | str) -> tuple[dict[str, A
     with safe_open(str(path), framework="pt", device="cpu") as file:
         names = file.keys()
         header = {name: json.loads(value) for name, value in file.metadata().items()}
-        leaves = {name: file.get_tensor(name) for name in names} | {name: {} for name in header.pop(EMPTY)}
+        leaves: dict[str, Any] = {name: file.get_tensor(name) for name in names}
+        leaves |= {name: {} for name in header.pop(EMPTY)} | header.pop(PLAIN, {})
     tree: dict[str, Any] = {}
     for name, value in leaves.items():
         *parents, last = name.split("/")
@@ -53,7 +95,7 @@ def to_device(tree: Mapping[str, Any], device: torch.device | str) -> dict[str, 
         if isinstance(value, Mapping):
             moved[name] = to_device(value, device)
         else:
-            moved[name] = value if name == "generator" else value.to(device)
+            moved[name] = value.to(device) if isinstance(value, Tensor) and name != "generator" else value
     return moved
 
 

@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 def seeded_generator(seed: int, role: str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -21,3 +22,14 @@ def seeded_generator(seed: int, role: str, device: torch.device | str = "cpu") -
     """
     state = np.random.SeedSequence([seed, zlib.crc32(role.encode())]).generate_state(1, np.uint64)
     return torch.Generator(device).manual_seed(int(state[0] >> 1))
+
+
+def restore_generator(generator: torch.Generator, state: Tensor) -> None:
+    """Put a generator back to a state that `get_state` gave.
+
+    Where that was on another kind of device, whose generators count differently, it is seeded by the state instead.
+    """
+    if state.shape == generator.get_state().shape:
+        generator.set_state(state)
+    else:
+        generator.manual_seed(zlib.crc32(bytes(state.tolist())))

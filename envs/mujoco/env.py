@@ -17,7 +17,7 @@ from recall_traces.envs.mujoco.engine import Engine
 from recall_traces.envs.mujoco.payout import Payout
 from recall_traces.envs.mujoco.picture import Painter
 from recall_traces.envs.mujoco.task import Task
-from recall_traces.seeding import seeded_generator
+from recall_traces.seeding import restore_generator, seeded_generator
 
 PHYSICS, AGE = "physics", "age"
 _LOG = logging.getLogger(__name__)
@@ -141,6 +141,22 @@ class MujocoEnv:
         for name, values in self.payout.counters.items():
             values.copy_(torch.where(chosen, state[name], values))
         return self._look(chosen)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the following steps depend on, the generator of first states included."""
+        return {**self.get_state(), "num_broken": self.num_broken, "generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to what `state_dict` gave.
+
+        Raises:
+            ValueError: it is not a state of this environment.
+        """
+        rest = dict(state)
+        num_broken, generator = rest.pop("num_broken"), rest.pop("generator")
+        self.set_state(rest)
+        self.num_broken = num_broken.to(self.device, copy=True)
+        restore_generator(self._generator, generator)
 
     def set_obs(self, obs: Tensor, worlds: Tensor | None = None) -> Tensor:
         """Put worlds into the states that observations show, at the start of an episode.

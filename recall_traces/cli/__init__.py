@@ -1,4 +1,4 @@
-"""The command line, `recall-traces`: train, compare, plot, watch, list."""
+"""The command line, `recall-traces`: train, compare, resume, plot, watch, list."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from importlib import import_module
 import recall_traces
 from recall_traces.cli.errors import RunError, UsageError, describe
 
-USAGE = """usage: recall-traces [-h] [--version] {train,compare,plot,watch,list} ...
+USAGE = """usage: recall-traces [-h] [--version] {train,compare,resume,plot,watch,list} ...
 
 Reinforcement learning with recall traces: train learners over many seeds at once, and compare them.
 
   train     train one arm and write its curves into a folder
   compare   train several arms and compare them; without arguments, the demo
+  resume    go on with a run that was stopped
   plot      draw the curves of runs
   watch     make a film of a policy
   list      tell the environments, agents, arms and sources there are
@@ -25,12 +26,13 @@ examples:
   recall-traces compare
   recall-traces compare FourRooms-19 --agent ppo --arms none sil bonus own-traces recall --seeds 16 --steps 150000 --out runs/x
   recall-traces train ppo FourRooms-19 --arm recall --seeds 4 --steps 150000
+  recall-traces resume runs/x
   recall-traces plot runs/x
   recall-traces watch runs/x
   recall-traces list
 
 recall-traces SUBCOMMAND --help tells what a subcommand takes."""
-SUBCOMMANDS = {"train": "train", "compare": "compare", "plot": "plot", "watch": "watch", "list": "listing"}
+SUBCOMMANDS = {"train": "train", "compare": "compare", "resume": "resume", "plot": "plot", "watch": "watch", "list": "listing"}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,8 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from recall_traces.cli.errors import RunError, describe
-from recall_traces.cli.experiment import Outcome, choose_device, rehearse, run_arms
-from recall_traces.cli.folder import open_folder
+from recall_traces.cli.experiment import Outcome, run
 from recall_traces.cli.options import CompareOptions
 from recall_traces.cli.resolve import parse_run
 from recall_traces.curves import read_curves
@@ -43,13 +42,15 @@ def main(argv: Sequence[str]) -> Outcome:
     if options is None:
         return Outcome()
     arms = list(dict.fromkeys(options.arms))
-    device = choose_device(options.device)
-    rehearse(options, options.env_id, arms, device)
-    folder = open_folder(options, options.env_id, device, ["compare", *argv], go_on=True)
-    if not options.quiet:
-        size = f"{options.seeds} seeds, {format_steps(options.steps)} steps each"
-        print(f"{options.env_id}, {size}, into {folder.path}", flush=True)
-    outcome = run_arms(options, options.env_id, arms, device, folder)
+    return finish(options, *run(options, arms, ["compare", *argv], "compare", go_on=True))
+
+
+def finish(options: CompareOptions, folder: RunFolder, outcome: Outcome) -> Outcome:
+    """Compare the arms that there are, and show what came out.
+
+    Raises:
+        RunError: the comparison could not be written.
+    """
     try:
         comparison = summarize(folder)
     except (OSError, ValueError) as error:

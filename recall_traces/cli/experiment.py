@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import time
+import itertools
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 import recall_traces.envs as envs
 from recall_traces.agents.arms import check_kept, make_learner
-from recall_traces.agents.evaluation import Evaluation, evaluate
 from recall_traces.agents.learner import Learner
 from recall_traces.agents.replay import available_bytes, in_words, replay_bytes
+from recall_traces.checkpoints import Checkpoint, Checkpoints
 from recall_traces.cli.errors import UsageError, describe, one_line
+from recall_traces.cli.folder import open_folder
+from recall_traces.cli.interruption import Interruption
+from recall_traces.cli.load import EVALUATION_SEED
 from recall_traces.cli.options import CompareOptions, TrainOptions, replays
-from recall_traces.cli.progress import Reporter, Status
-from recall_traces.curves import METRICS
-from recall_traces.envs.interface import VectorEnv
+from recall_traces.cli.progress import Reporter
+from recall_traces.cli.provenance import changed_versions, describe_call
+from recall_traces.cli.recorder import Recorder
+from recall_traces.envs.interface import VectorEnv, is_restorable
+from recall_traces.panels import format_steps
 from recall_traces.runs import ERROR, FAILED, FINISHED, INTERRUPTED, RunFolder
-from recall_traces.seeding import seeded_generator
 from recall_traces.spaces import check_action_space, check_observation_space
 
-EVALUATION_SEED = 1_000_003
-"""Added to the seed for the environments and the actions of the evaluation."""
 Options: TypeAlias = TrainOptions | CompareOptions
-PARTS = ("collect", "update", "recall")
 
 
 @dataclass(frozen=True)
@@ -117,23 +116,22 @@ def check_size(options: Options, arm: str, one: Learner) -> None:
 
 
 def run_arms(options: Options, env_id: str, arms: Sequence[str], device: str, folder: RunFolder) -> Outcome:
-    """Run the arms that the folder does not have yet; whatever stops this, what was measured is on disk."""
+    """Run the arms that the folder does not have yet; whatever stops this, what was measured is on disk.
+
+    An arm that was begun goes on from its last checkpoint.
+    """
     # Adam's moments decay to denormal numbers, which slow a CPU down many times. The switch is the whole process's, so it is
     # not for the library to turn.
     torch.set_flush_denormal(True)
     outcome, arm = Outcome(), ""
-    with Reporter(options.steps, options.quiet) as reporter:
+    with Reporter(options.steps, options.quiet, folder.log) as reporter, Interruption(reporter.warn) as interruption:
         try:
             for arm in arms:
                 if folder.status(arm) == FINISHED:
                     reporter.say(f"{arm}: finished before")
                     failures = folder.failures(arm)
                 else:
-                    folder.begin_arm(arm)
-                    reporter.begin(arm)
-                    began = time.perf_counter()
-                    failures = run_arm(options, env_id, arm, device, folder, reporter)
-                    folder.end_arm(arm, FINISHED, seconds=round(time.perf_counter() - began, 3), failures=failures)
+                    failures = run_arm(options, env_id, arm, device, folder, reporter, interruption)
                 if failures:
                     everyone = len(failures) == options.seeds
                     lost = "; ".join(text for _, text in sorted(failures.items()))
@@ -141,107 +139,127 @@ def run_arms(options: Options, env_id: str, arms: Sequence[str], device: str, fo
         except KeyboardInterrupt:
             with contextlib.suppress(OSError):
                 folder.end_arm(arm, INTERRUPTED)
-            outcome = Outcome(130, f"interrupted; what was measured so far is in {folder.path}")
+            go_on = f"`recall-traces resume {folder.path}` goes on"
+            outcome = Outcome(130, f"interrupted; what was measured so far is in {folder.path}, and {go_on}")
         except Exception as error:
+            details = ""
             with contextlib.suppress(OSError):
                 (folder.path / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
+                details = f" (details in {folder.path / ERROR})"
                 folder.end_arm(arm, FAILED, error=describe(error))
-            outcome = Outcome(1, f"{arm} failed: {describe(error)} (details in {folder.path / ERROR})")
+            outcome = Outcome(1, f"{arm} failed: {describe(error)}{details}")
+    if outcome.message:
+        folder.log(outcome.message)
     return outcome
 
 
-def run_arm(options: Options, env_id: str, arm: str, device: str, folder: RunFolder, reporter: Reporter) -> dict[int, str]:
-    """Train one arm and save its policies; returns what became of seeds that broke."""
-    with contextlib.ExitStack() as stack:
+def run_arm(
+    options: Options,
+    env_id: str,
+    arm: str,
+    device: str,
+    folder: RunFolder,
+    reporter: Reporter,
+    interruption: Interruption,
+) -> dict[int, str]:
+    """Train one arm, from its last checkpoint if there is one, and save its policies; returns what became of seeds that broke."""
+    checkpoints = Checkpoints(folder.checkpoints_path(arm), reporter.warn)
+    began_before = folder.status(arm) is not None
+    for checkpoint in itertools.chain(checkpoints.read(device) if began_before else (), [None]):
+        with contextlib.ExitStack() as stack:
+            learner, env, evaluation_env = build(stack, options, env_id, arm, device, checkpoint)
+            recorder = Recorder(options, arm, folder, reporter, evaluation_env, interruption, checkpoints)
+            if checkpoint is None:
+                if began_before:
+                    reporter.say(f"{arm}: begins anew, there is no checkpoint to go on from")
+                folder.begin_arm(arm)
+            else:
+                try:
+                    learner.load_training_state(checkpoint.tree["learner"])
+                    recorder.load_state(checkpoint.tree["recorder"], checkpoint.env_steps)
+                except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+                    checkpoints.set_aside(checkpoint.path, error)
+                    continue
+                reporter.say(f"{arm}: goes on after {checkpoint.env_steps:,} steps")
+                for which, one in (("", env), (" of the evaluation", evaluation_env)):
+                    if not is_restorable(one):
+                        reporter.say(f"{arm}: the environments{which} cannot be put back, so new episodes begin there")
+                folder.continue_arm(arm, checkpoint.env_steps)
+            reporter.begin(arm)
+            with recorder:
+                if checkpoint is None:
+                    learner.learn(options.steps, recorder)
+                else:
+                    learner.go_on(recorder)
+            lost = sorted({*recorder.failures, *learner.failures})
+            failures = {s: "; ".join(texts[s] for texts in (recorder.failures, learner.failures) if s in texts) for s in lost}
+            # In this order, so that wherever it is cut off the next attempt finds what it needs to finish.
+            recorder.write(learner, at_the_end=True)
+            learner.save(folder.policy_path(arm))
+            if not options.keep_checkpoints:
+                checkpoints.remove_before(learner.env_steps)
+            best = None if recorder.best is None else recorder.best._asdict()
+            folder.end_arm(arm, FINISHED, seconds=round(recorder.elapsed, 3), failures=failures, best=best)
+            return failures
+    raise AssertionError("an arm can always begin anew")
 
-        def make(num_envs: int, seed: int, keywords: dict[str, Any]) -> VectorEnv:
+
+def build(
+    stack: contextlib.ExitStack, options: Options, env_id: str, arm: str, device: str, checkpoint: Checkpoint | None
+) -> tuple[Learner, VectorEnv, VectorEnv]:
+    """A learner, its environments, and those of the evaluation, as they are at the beginning of an arm.
+
+    Environments that cannot be put back to where they were at a checkpoint get another seed, or they would begin with the
+    same episodes again.
+    """
+
+    def make(num_envs: int, seed: int, keywords: dict[str, Any]) -> VectorEnv:
+        env = envs.make(env_id, num_envs=num_envs, device=device, seed=seed, **keywords)
+        if checkpoint is not None and not is_restorable(env):
+            _close(env)
+            seed = int(np.random.SeedSequence([seed, checkpoint.env_steps]).generate_state(1)[0] >> 1)
             env = envs.make(env_id, num_envs=num_envs, device=device, seed=seed, **keywords)
-            stack.callback(_close, env)
-            return env
+        stack.callback(_close, env)
+        return env
 
-        env = make(options.seeds * options.num_envs, options.seed, options.env_keywords)
-        learner = make_learner(options.learner, arm, env, options.agent, options.arm_configs, options.seeds, options.seed)
-        evaluation_seed = options.seed + EVALUATION_SEED
-        evaluation_env = make(options.seeds * 2 * options.eval_episodes, evaluation_seed, options.eval_env_keywords)
-        recorder = Recorder(options, arm, folder, reporter, evaluation_env, evaluation_seed)
-        stack.callback(recorder.tensorboard.close)
-        learner.learn(options.steps, recorder)
-        learner.save(folder.policy_path(arm))
-        lost = sorted({*recorder.failures, *learner.failures})
-        return {s: "; ".join(texts[s] for texts in (recorder.failures, learner.failures) if s in texts) for s in lost}
-
-
-class Recorder:
-    """The callback of `learn`: evaluates at the first rollout's end at or past each multiple of `eval_every`, and at the last."""
-
-    def __init__(self, options: Options, arm: str, folder: RunFolder, reporter: Reporter, env: VectorEnv, seed: int) -> None:
-        self.options, self.arm, self.folder, self.reporter, self.env = options, arm, folder, reporter, env
-        self.generator = seeded_generator(seed, "evaluation", env.device)
-        self.tensorboard = SummaryWriter(str(folder.tensorboard_path(arm)))
-        self.next_steps = 0
-        self.began = time.perf_counter()
-        self.seconds = dict.fromkeys((*PARTS, "evaluate"), 0.0)
-        self.latest = (math.nan, math.nan)
-        self.failures: dict[int, str] = {}
-        """What became of seeds whose evaluation went wrong; their training may be fine."""
-
-    def __call__(self, learner: Learner, metrics: dict[str, Any]) -> None:
-        """Take note of a rollout."""
-        for part in PARTS:
-            self.seconds[part] += metrics.get(f"seconds/{part}", 0.0)
-        if learner.env_steps >= min(self.next_steps, self.options.steps):
-            self.next_steps = (learner.env_steps // self.options.eval_every + 1) * self.options.eval_every
-            self.measure(learner, metrics)
-        rate = self.steps_per_second(learner)
-        left = max(0, self.options.steps - learner.env_steps) * self.options.seeds / rate if rate else math.nan
-        self.reporter.show(Status(learner.env_steps, *self.latest, rate, left))
-
-    def measure(self, learner: Learner, metrics: dict[str, Any]) -> None:
-        """Evaluate, and append to every file."""
-        began = time.perf_counter()
-        found = evaluate(lambda obs, greedy: learner.act(obs, greedy, self.generator), self.env, self.options.seeds)
-        self.folder.add_curves(curve_rows(self.arm, learner, found))
-        for s, copy in enumerate(found.broken.tolist()):
-            if copy >= 0 and s not in learner.failures:
-                what = f"evaluation environment {copy} gave a value that is not finite after {learner.env_steps} steps"
-                self.failures.setdefault(s, f"seed {s}: {what}")
-        self.seconds["evaluate"] += time.perf_counter() - began
-        elapsed = time.perf_counter() - self.began
-        timing = (elapsed, self.steps_per_second(learner), *self.seconds.values())
-        self.folder.add_timing((self.arm, learner.env_steps, *timing))
-        going = going_on(learner)
-        means = {f"evaluation/{name}": _mean(getattr(found, name), going) for name in METRICS}
-        self.latest = means["evaluation/episode_return"], means["evaluation/success"]
-        for name, value in metrics.items():
-            tag = name if "/" in name else f"train/{name}"
-            means[tag] = _mean(value, going) if isinstance(value, Tensor) else float(value)
-        for tag, mean in means.items():
-            if math.isfinite(mean):
-                self.tensorboard.add_scalar(tag, mean, learner.env_steps)
-
-    def steps_per_second(self, learner: Learner) -> float:
-        """Of all seeds together, evaluation included, since the arm began."""
-        return learner.env_steps * self.options.seeds / max(time.perf_counter() - self.began, 1e-9)
-
-
-def curve_rows(arm: str, learner: Learner, found: Evaluation) -> list[list[Any]]:
-    """Rows of `curves.csv` for one evaluation; a seed that broke has no values any more."""
-    values = torch.stack([getattr(found, name) for name in METRICS], 1)
-    values = torch.where(going_on(learner)[:, None], values, torch.nan)
-    return [[arm, seed, learner.env_steps, *row] for seed, row in enumerate(values.tolist())]
-
-
-def going_on(learner: Learner) -> Tensor:
-    """Which seeds have not broken, bool, `(S,)`."""
-    return torch.tensor([seed not in learner.failures for seed in range(learner.num_seeds)], device=learner.device)
-
-
-def _mean(values: Tensor, going: Tensor) -> float:
-    """Over the seeds that go on; nan where there are none."""
-    return float(values.float()[going].mean()) if bool(going.any()) else math.nan
+    env = make(options.seeds * options.num_envs, options.seed, options.env_keywords)
+    learner = make_learner(options.learner, arm, env, options.agent, options.arm_configs, options.seeds, options.seed)
+    copies = options.seeds * 2 * options.eval_episodes
+    return learner, env, make(copies, options.seed + EVALUATION_SEED, options.eval_env_keywords)
 
 
 def _close(env: VectorEnv) -> None:
     close = getattr(env, "close", None)
     if close is not None:
         close()
+
+
+def run(
+    options: Options, arms: Sequence[str], argv: Sequence[str], command: str, *, go_on: bool, device: str | None = None
+) -> tuple[RunFolder, Outcome]:
+    """Run arms into the folder that the options name, or a new one: what `train`, `compare` and `resume` share.
+
+    Args:
+        options: What to do.
+        arms: The arms.
+        argv: The command line, for the record.
+        command: `train` or `compare`: what to do when all is done, for whoever resumes.
+        go_on: Whether to go on with a run of the same configuration in that folder.
+        device: Where to compute, if not where the options say.
+
+    Raises:
+        UsageError: it cannot be; nothing was run.
+    """
+    used = device or choose_device(options.device)
+    rehearse(options, options.env_id, arms, used)
+    call = describe_call(argv, command, arms)
+    folder = open_folder(options, options.env_id, choose_device(options.device) if device is None else None, call, go_on=go_on)
+    folder.log(call["command_line"])
+    for line in changed_versions(folder.record["calls"]):
+        folder.log(line)
+        if not options.quiet:
+            print(line, flush=True)
+    if command == "compare" and not options.quiet:
+        size = f"{options.seeds} seeds, {format_steps(options.steps)} steps each"
+        print(f"{options.env_id}, {size}, into {folder.path}", flush=True)
+    return folder, run_arms(options, options.env_id, arms, used, folder)

@@ -50,6 +50,11 @@ class RunOptions:
     """Throw away what an earlier run left in that folder."""
     quiet: FlagCreatePairsOff[bool] = False
     """Print nothing but errors and, at the end, the folder."""
+    checkpoint_every: Annotated[float, arg(metavar="SECONDS")] = 60.0
+    """Seconds between checkpoints, from which `recall-traces resume` goes on, more where writing one takes long; 0 for one after
+    every rollout."""
+    keep_checkpoints: FlagCreatePairsOff[bool] = False
+    """Keep the last checkpoints of an arm when it is finished, the replay included; by default only what traces need."""
     eval_every: Annotated[int, arg(metavar="N")] = 2048
     """Steps of a seed between evaluations."""
     eval_episodes: Annotated[int, arg(metavar="N")] = 20
@@ -106,6 +111,8 @@ class RunOptions:
         for name, least in LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {least}")
+        if not self.checkpoint_every >= 0:
+            raise ValueError(f"--checkpoint-every is {self.checkpoint_every}; it must be at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -223,6 +223,32 @@ def build(argv: Sequence[str], default: T, name: str, description: str) -> T | N
         raise UsageError(_unboxed(errors.getvalue(), option_table(default))) from None
 
 
+def parse_plain(argv: Sequence[str], default: T, name: str, description: str, example: str) -> T | None:
+    """Parse the command line of a subcommand whose options depend on nothing, and which takes one positional.
+
+    Args:
+        argv: Words after the subcommand.
+        default: Instance with the default of every field, `MISSING` for the positional.
+        name: Of the subcommand.
+        description: Above the help.
+        example: How to call it, for the message where the positional is missing.
+
+    Returns:
+        The options; `None` if help was asked for and shown.
+
+    Raises:
+        UsageError: something in it is unknown, missing or out of range.
+    """
+    if any(word in HELP for word in argv):
+        return build(["--help"], default, name, description)
+    found = scan(argv, option_table(default))
+    if not found.positionals:
+        raise UsageError(f"{name} needs the folder of a run, such as: recall-traces {example}")
+    if len(found.positionals) > 1:
+        raise UsageError(f"unexpected argument {found.positionals[1]!r} after {found.positionals[0]!r}")
+    return build(found.rest, default, name, description)
+
+
 def _is_option(word: str) -> bool:
     return word.startswith("-") and word != "-" and not re.match(r"-\.?\d", word)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -45,10 +47,11 @@ class Reporter:
     Args:
         total_steps: Of one seed of each arm.
         quiet: Show nothing.
+        log: Told every line, also where nothing is shown.
     """
 
-    def __init__(self, total_steps: int, quiet: bool) -> None:
-        self.total_steps, self.quiet = total_steps, quiet
+    def __init__(self, total_steps: int, quiet: bool, log: Callable[[str], None] = lambda text: None) -> None:
+        self.total_steps, self.quiet, self.log = total_steps, quiet, log
         self.console = Console(highlight=False, soft_wrap=True)
         self.bars: Progress | None = None
         self.bar: TaskID | None = None
@@ -68,8 +71,17 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Print one line of text."""
+        self.log(text)
         if not self.quiet:
             self.console.print(escape(text))
+
+    def warn(self, text: str) -> None:
+        """Print one line about something that went wrong, also where nothing else is shown."""
+        self.log(text)
+        if self.bars is not None:
+            self.console.print(escape(text))
+        else:
+            print(text, file=sys.stderr, flush=True)
 
     def begin(self, arm: str) -> None:
         """The next arm starts."""
@@ -79,15 +91,16 @@ class Reporter:
 
     def show(self, status: Status) -> None:
         """The arm has come so far."""
-        if self.quiet:
-            return
         if self.bars is not None and self.bar is not None:
             self.bars.update(self.bar, completed=status.env_steps, steps=f"{status.env_steps:,}", text=status.text())
-            return
         due = min(LINES, status.env_steps * LINES // self.total_steps)
         if due > self.lines:
             self.lines = due
-            self.say(f"{self.arm}: {status.env_steps:,} of {self.total_steps:,} steps, {status.text()}")
+            line = f"{self.arm}: {status.env_steps:,} of {self.total_steps:,} steps, {status.text()}"
+            if self.bars is None:
+                self.say(line)
+            else:
+                self.log(line)
 
 
 def _clock(seconds: float) -> str:

@@ -6,7 +6,7 @@ import os
 import platform
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,11 +19,19 @@ import recall_traces
 PACKAGES = ("torch", "numpy", "scipy", "gymnasium", "stable-baselines3", "mujoco", "safetensors")
 
 
-def describe_call(argv: Sequence[str]) -> dict[str, Any]:
-    """Everything about a call that may differ between two runs of the same configuration."""
+def describe_call(argv: Sequence[str], command: str, arms: Sequence[str]) -> dict[str, Any]:
+    """Everything about a call that may differ between two runs of the same configuration.
+
+    Args:
+        argv: Words after the name of the program.
+        command: Which subcommand it amounts to.
+        arms: Which arms it runs.
+    """
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command_line": shlex.join(["recall-traces", *argv]),
+        "command": command,
+        "arms": list(arms),
         "versions": versions(),
         "git_commit": git_commit(),
         "hardware": hardware(),
@@ -39,6 +47,17 @@ def versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             found[package] = None
     return found
+
+
+def changed_versions(calls: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line if the last call has other versions than the one before, by which numbers may differ; else none."""
+    if len(calls) < 2:
+        return []
+    before, now = (call.get("versions") for call in calls[-2:])
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return []
+    changed = [f"{name} {before.get(name)} then, {version} now" for name, version in now.items() if before.get(name) != version]
+    return [f"versions have changed, so numbers may: {'; '.join(changed)}"] if changed else []
 
 
 def git_commit() -> str | None:

@@ -75,13 +75,13 @@ def _with_environment(default: Run, env_id: str, agent: str) -> Run:
     Raises:
         ValueError: there is none of that name.
     """
-    _look_here(env_id)
+    look_here(env_id)
     options_class = envs.options_class(env_id)
     known = preset(env_id)
     return dataclasses.replace(
         default,
         env=(options_class or Keywords)(),
-        eval_env=(_all_optional(options_class) if options_class else Keywords)(),
+        eval_env=(all_optional(options_class) if options_class else Keywords)(),
         agent=getattr(known, agent),
         recall=known.recall,
         sil=known.sil,
@@ -91,7 +91,7 @@ def _with_environment(default: Run, env_id: str, agent: str) -> Run:
     )
 
 
-def _all_optional(options: type[Any]) -> type[Any]:
+def all_optional(options: type[Any]) -> type[Any]:
     """A dataclass with the same fields, each None unless it is given."""
     help_text = arg(help="The same for the evaluation alone; as in training unless given.")
     hints = get_type_hints(options)
@@ -100,7 +100,7 @@ def _all_optional(options: type[Any]) -> type[Any]:
 
 
 def _known(env_id: str) -> bool:
-    _look_here(env_id)
+    look_here(env_id)
     try:
         envs.options_class(env_id)
     except ValueError:
@@ -108,7 +108,7 @@ def _known(env_id: str) -> bool:
     return True
 
 
-def _look_here(env_id: str) -> None:
+def look_here(env_id: str) -> None:
     """Let `module:name` name a module in the current folder, which a console script does not look into by itself."""
     if ":" in env_id and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())

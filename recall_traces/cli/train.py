@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from tyro import MISSING
 
-from recall_traces.cli.experiment import Outcome, choose_device, rehearse, run_arms
-from recall_traces.cli.folder import open_folder
+from recall_traces.cli.experiment import Outcome, run
 from recall_traces.cli.options import TrainOptions
 from recall_traces.cli.resolve import parse_run
 
@@ -29,10 +28,7 @@ def main(argv: Sequence[str]) -> Outcome:
     options = parse_run(argv, TrainOptions(learner=MISSING, env_id=MISSING), "train", DESCRIPTION, ("learner", "env_id"))
     if options is None:
         return Outcome()
-    device = choose_device(options.device)
-    rehearse(options, options.env_id, [options.arm], device)
-    folder = open_folder(options, options.env_id, device, ["train", *argv], go_on=False)
-    outcome = run_arms(options, options.env_id, [options.arm], device, folder)
+    folder, outcome = run(options, [options.arm], ["train", *argv], "train", go_on=False)
     if not outcome.exit_code:
         print(folder.path)
     return outcome

@@ -115,7 +115,7 @@ def test_the_table_of_options_is_what_tyro_takes(capsys):
     help_text = capsys.readouterr().out
     shown = {word.strip(",") for word in help_text.partition("options")[2].split() if re.match("--[a-z]", word)}
     full = parse_run(["FourRooms-7"], *COMPARE)
-    known = set(option_table(full)) - {"--no-quiet", "--no-overwrite"}
+    known = set(option_table(full)) - {"--no-quiet", "--no-overwrite", "--no-keep-checkpoints"}
     assert known <= shown
     assert shown - known <= {"--help"}
 

@@ -4,7 +4,7 @@ import json
 
 from cli_helpers import TINY, call, record, rows
 
-from recall_traces.cli import compare, experiment
+from recall_traces.cli import compare, recorder
 
 # What goes wrong on the way -------------------------------------------------------------------------------------------------
 
@@ -68,7 +68,7 @@ def test_a_full_disk_is_one_line(place, capsys, monkeypatch):
 
 def interrupt_at(monkeypatch, number):
     """Ctrl-C in the evaluation of that number."""
-    count, real = 0, experiment.evaluate
+    count, real = 0, recorder.evaluate
 
     def evaluate(*arguments):
         nonlocal count
@@ -77,7 +77,7 @@ def interrupt_at(monkeypatch, number):
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(experiment, "evaluate", evaluate)
+    monkeypatch.setattr(recorder, "evaluate", evaluate)
 
 
 def test_ctrl_c_keeps_what_was_measured_and_the_run_goes_on_later(place, capsys, monkeypatch):
@@ -86,7 +86,8 @@ def test_ctrl_c_keeps_what_was_measured_and_the_run_goes_on_later(place, capsys,
         interrupt_at(patch, 6)  # the last of the second arm
         assert call(command) == 130
     captured = capsys.readouterr()
-    assert captured.err.splitlines() == ["recall-traces: interrupted; what was measured so far is in run"]
+    said = "interrupted; what was measured so far is in run, and `recall-traces resume run` goes on"
+    assert captured.err.splitlines() == [f"recall-traces: {said}"]
     run = place / "run"
     partial = rows(run)
     assert [row["arm"] for row in partial] == ["none"] * 6 + ["recall"] * 4

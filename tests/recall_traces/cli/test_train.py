@@ -33,7 +33,8 @@ def test_train_writes_a_run_folder(place, capsys):
     assert made["command_line"].startswith("recall-traces train ppo FourRooms-7 --arm recall")
     assert made["versions"]["torch"]
     assert made["hardware"]["cores"] >= 1
-    assert set(made) == {"date", "command_line", "versions", "git_commit", "hardware"}
+    assert (made["command"], made["arms"]) == ("train", ["recall"])
+    assert set(made) == {"date", "command_line", "command", "arms", "versions", "git_commit", "hardware"}
     ppo = PPO.load(run / "recall.safetensors", envs.make("FourRooms-7", num_envs=2))
     assert (ppo.num_seeds, ppo.env_steps) == (2, 2048)
     assert list((run / "tensorboard" / "recall").glob("events.*"))
