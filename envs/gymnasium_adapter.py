@@ -100,9 +100,9 @@ class GymnasiumVectorEnv:
         Raises:
             ValueError: it draws nothing.
         """
-        picture = self._first.picture()
-        if not isinstance(picture, np.ndarray):
+        if self._first.envs[0].render_mode != "rgb_array":
             raise ValueError(f"{self._name} draws no pictures: it needs the option render_mode='rgb_array'")
+        picture: NDArray[np.uint8] = self._first.picture()
         return picture
 
     def close(self) -> None:

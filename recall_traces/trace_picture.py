@@ -61,7 +61,7 @@ def draw_traces(scene: Scene, out: str | Path, title: str, poses: Sequence[Pose]
     return out
 
 
-def trace_pixels(scene: Scene, title: str, dpi: int = 60) -> NDArray[np.uint8]:
+def trace_pixels(scene: Scene, title: str, dpi: int = 80) -> NDArray[np.uint8]:
     """The same as RGB, uint8, `(height, width, 3)`."""
     figure = trace_figure(scene, title)
     figure.set_dpi(dpi)

@@ -1,4 +1,4 @@
-"""The command line, `recall-traces`: train, compare, resume, plot, watch, list."""
+"""The command line, `recall-traces`: train, compare, resume, plot, watch, traces, list."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib import import_module
 import recall_traces
 from recall_traces.cli.errors import RunError, UsageError, describe
 
-USAGE = """usage: recall-traces [-h] [--version] {train,compare,resume,plot,watch,list} ...
+USAGE = """usage: recall-traces [-h] [--version] {train,compare,resume,plot,watch,traces,list} ...
 
 Reinforcement learning with recall traces: train learners over many seeds at once, and compare them.
 
@@ -20,6 +20,7 @@ Reinforcement learning with recall traces: train learners over many seeds at onc
   resume    go on with a run that was stopped
   plot      draw the curves of runs
   watch     make a film of a policy
+  traces    draw what an arm recalls
   list      tell the environments, agents, arms and sources there are
 
 examples:
@@ -29,10 +30,19 @@ examples:
   recall-traces resume runs/x
   recall-traces plot runs/x
   recall-traces watch runs/x
+  recall-traces traces runs/x
   recall-traces list
 
 recall-traces SUBCOMMAND --help tells what a subcommand takes."""
-SUBCOMMANDS = {"train": "train", "compare": "compare", "resume": "resume", "plot": "plot", "watch": "watch", "list": "listing"}
+SUBCOMMANDS = {
+    "train": "train",
+    "compare": "compare",
+    "resume": "resume",
+    "plot": "plot",
+    "watch": "watch",
+    "traces": "traces",
+    "list": "listing",
+}
 
 
 def main(argv: list[str] | None = None) -> int:

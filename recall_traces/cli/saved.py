@@ -1,115 +1,53 @@
-"""Opening what a run left in its folder."""
+"""Opening an arm of a run for whoever draws it."""
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
-from collections.abc import Callable
 from ctypes.util import find_library
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
-import recall_traces.envs as envs
-from recall_traces.agents.arms import LEARNERS
-from recall_traces.agents.learner import Learner
 from recall_traces.cli.errors import UsageError, one_line
-from recall_traces.envs.interface import VectorEnv
+from recall_traces.cli.load import LoadedRun, load_run
 from recall_traces.runs import RunFolder
 
 
-def open_run(path: Path) -> RunFolder:
-    """The folder of a run.
-
-    Raises:
-        UsageError: it is none.
-    """
-    if not path.exists():
-        raise UsageError(f"there is no run folder {path}")
-    try:
-        return RunFolder(path).load()
-    except ValueError as error:
-        raise UsageError(f"{path} is no run folder: {one_line(error)}") from error
-
-
-def choose_arm(folder: RunFolder, arm: str | None, has: Callable[[str], bool], what: str) -> str:
-    """The arm that was asked for; else the first that recalls, else the first, of those that have something.
+def open_arm(path: Path, arm: str | None, seed: int, *, best: bool = False, recalling: bool = False) -> LoadedRun:
+    """Load an arm on the CPU, with whatever its environment draws by.
 
     Args:
-        folder: Of the run.
-        arm: Its name, or None.
-        has: Whether an arm has what is needed.
-        what: What that is, in words.
+        path: The folder of the run.
+        arm: Its name; by default the first that recalls, else the first, of those that were begun.
+        seed: Which will be drawn.
+        best: The policies that did best in evaluation.
+        recalling: Whether only an arm that recalls will do.
 
     Raises:
-        UsageError: the run has no such arm, or it has not got that.
+        UsageError: there is no such run, arm or seed, or nothing of it is saved; in one sentence.
     """
-    arms = list(folder.record["arms"])
-    if arm is None:
-        able = sorted(filter(has, arms), key=lambda name: not recalls(name))
-        if not able:
-            raise UsageError(f"no arm of {folder.path} has {what}")
-        return able[0]
-    if arm not in arms:
-        near = difflib.get_close_matches(arm, arms, n=3) or arms
-        raise UsageError(f"{folder.path} has no arm {arm!r}; it has {', '.join(near) or 'none'}")
-    if not has(arm):
-        raise UsageError(f"the arm {arm} of {folder.path} has no {what.removeprefix('a ')}; it is {folder.status(arm)}")
-    return arm
+    draw_without_screen()
+    try:
+        folder = RunFolder(path).load()
+        begun = list(folder.record["arms"])
+        if arm is None:
+            able = [name for name in begun if recalls(name)] or ([] if recalling else begun)
+            if not able:
+                raise UsageError(f"no arm of {path} recalls; it has {', '.join(begun) or 'none'}")
+            arm = able[0]
+        if recalling and arm in begun and not recalls(arm):
+            raise UsageError(f"the arm {arm} recalls nothing; those that do have recall or own-traces in their names")
+        run = load_run(path, arm, device="cpu", best=best)
+    except ValueError as error:
+        raise UsageError(one_line(error)) from error
+    if not 0 <= seed < run.options.seeds:
+        valid = "only 0" if run.options.seeds == 1 else f"0 to {run.options.seeds - 1}"
+        raise UsageError(f"--seed is {seed}; seeds are counted from 0, and the run has {valid}")
+    return run
 
 
 def recalls(arm: str) -> bool:
     """Whether an arm has recall traces."""
     return any(part.startswith("recall") or part == "own-traces" for part in arm.split("+"))
-
-
-def check_seed(seed: int, num_seeds: int) -> None:
-    """Refuse a seed that was not trained.
-
-    Raises:
-        UsageError: says which were.
-    """
-    if not 0 <= seed < num_seeds:
-        valid = "only 0" if num_seeds == 1 else f"0 to {num_seeds - 1}"
-        raise UsageError(f"--seed is {seed}; the run has {valid}")
-
-
-def environment_keywords(configuration: dict[str, Any], which: str) -> dict[str, Any]:
-    """Options of the environment as `envs.make` takes them, for this machine, from the record of a run.
-
-    Args:
-        configuration: Of the run.
-        which: `env`, or `eval_env` for that of the evaluation.
-
-    Raises:
-        UsageError: the environment is not known here.
-    """
-    keywords = dict(configuration.get(which) or configuration["env"])
-    try:
-        options = envs.options_class(configuration["env_id"])
-    except ValueError as error:
-        raise UsageError(one_line(error)) from error
-    if options is None:
-        return keywords
-    known = {field.name for field in fields(options)}
-    if "engine" in known:
-        keywords["engine"] = "auto"  # whatever simulated there
-    # JSON knows no tuples.
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in keywords.items() if name in known}
-
-
-def load_policy(folder: RunFolder, arm: str, env: VectorEnv) -> Learner:
-    """The policies that an arm came to, in an environment with as many copies as seeds.
-
-    Raises:
-        UsageError: they cannot be read.
-    """
-    path = folder.policy_path(arm)
-    try:
-        return LEARNERS[folder.record["configuration"]["learner"]].load(path, env)
-    except (ValueError, OSError) as error:
-        raise UsageError(f"the policies of {arm} cannot be loaded: {one_line(error)}") from error
 
 
 def draw_without_screen() -> None:

@@ -7,26 +7,28 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 from tyro import MISSING
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+import recall_traces.envs as envs
+from recall_traces.agents.learner import Learner
 from recall_traces.cli.errors import UsageError, one_line
-from recall_traces.cli.parsing import HELP, build, option_table, scan
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from recall_traces.agents.learner import Learner
-    from recall_traces.envs.interface import VectorEnv
-    from recall_traces.film import Film
+from recall_traces.cli.load import LoadedRun
+from recall_traces.cli.parsing import parse_plain
+from recall_traces.cli.saved import open_arm
+from recall_traces.envs.gymnasium_adapter import GymnasiumVectorEnv
+from recall_traces.envs.interface import VectorEnv
+from recall_traces.film import Film, check_film
+from recall_traces.seeding import seeded_generator
 
 DESCRIPTION = """Make a film of the policy that a run came to: a GIF, or an MP4 where ffmpeg is. No screen is needed.
 
-Long films skip steps, so that they have 240 frames at most; the caption tells the step.
+Long films skip steps, so that they have about 240 frames at most; the caption tells the step.
 
 examples:
   recall-traces watch runs/x
@@ -36,7 +38,7 @@ WIDTH = 320
 """Pixels of a MuJoCo world's picture."""
 MOST_STEPS = 10_000
 """Of an episode that does not end by itself."""
-Show = Callable[["Tensor | None"], NDArray[np.uint8] | None]
+Show = Callable[[Tensor | None], NDArray[np.uint8] | None]
 """The picture of an observation; of None, the present one. None where a final observation cannot be shown any more."""
 
 
@@ -44,7 +46,7 @@ Show = Callable[["Tensor | None"], NDArray[np.uint8] | None]
 class WatchOptions:
     """Make a film of a policy."""
 
-    run: Annotated[Path, Positional, arg(metavar="RUN")]
+    run: Annotated[Path, Positional, arg(metavar="RUN", help_behavior_hint="(required)")]
     """The folder of a run."""
     arm: Annotated[str | None, arg(metavar="ARM")] = None
     """Whose policy. By default the first arm that recalls, else the first."""
@@ -52,6 +54,8 @@ class WatchOptions:
     """Which of its seeds, from 0."""
     episodes: Annotated[int, arg(metavar="N")] = 3
     """How many episodes."""
+    best: FlagCreatePairsOff[bool] = False
+    """The policy that did best in evaluation instead of the newest."""
     greedy: FlagCreatePairsOff[bool] = False
     """Take the most likely actions instead of drawing them."""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
@@ -76,51 +80,38 @@ def main(argv: Sequence[str]) -> None:
     Raises:
         UsageError: there is no such run, arm or seed, it cannot be drawn, or the film cannot be written.
     """
-    options = parse(argv)
+    options = parse_plain(argv, WatchOptions(run=MISSING), "watch", DESCRIPTION, "watch runs/x")
     if options is None:
         return
     options.check()
-    # After the command line was found good: torch and matplotlib are slow.
-    import recall_traces.envs as envs
-    from recall_traces.cli.saved import check_seed, choose_arm, draw_without_screen, environment_keywords, load_policy, open_run
-    from recall_traces.film import check_film
-
-    folder = open_run(options.run)
-    arm = choose_arm(folder, options.arm, lambda name: folder.policy_path(name).exists(), "a saved policy")
-    configuration = folder.record["configuration"]
-    check_seed(options.seed, configuration["seeds"])
-    out = options.out or folder.path / f"watch-{arm}-{options.seed}.gif"
-    draw_without_screen()
     try:
-        check_film(out)
-        with contextlib.ExitStack() as stack:
-            keywords = environment_keywords(configuration, "eval_env")
-
-            def make(num_envs: int, **more: Any) -> VectorEnv:
-                env = envs.make(configuration["env_id"], num_envs=num_envs, seed=options.seed, **keywords, **more)
-                stack.callback(getattr(env, "close", lambda: None))
-                return env
-
-            learner = load_policy(folder, arm, make(configuration["seeds"]))
-            show, env = camera(make)
-            film = play(learner, env, show, options)
-        film.write(out, options.fps)
+        if options.out is not None:
+            check_film(options.out)
+        run = open_arm(options.run, options.arm, options.seed, best=options.best)
+        out = options.out or run.folder.path / f"watch-{run.arm}-{options.seed}.gif"
+        with contextlib.closing(run):
+            film = film_of(run, options)
     except (ValueError, RuntimeError) as error:
         raise UsageError(one_line(error)) from error
+    try:
+        film.write(out, options.fps)
     except OSError as error:
         raise UsageError(f"cannot write {out}: {error.strerror or one_line(error)}") from error
     print(out)
 
 
-def parse(argv: Sequence[str]) -> WatchOptions | None:
-    """The options; `None` if help was asked for and shown."""
-    default = WatchOptions(run=MISSING)
-    if any(word in HELP for word in argv):
-        return build(["--help"], default, "watch", DESCRIPTION)
-    found = scan(argv, option_table(default)).positionals
-    if len(found) != 1:
-        raise UsageError(f"watch takes one run, such as: recall-traces watch runs/x; it got {len(found)}")
-    return build(argv, default, "watch", DESCRIPTION)
+def film_of(run: LoadedRun, options: WatchOptions) -> Film:
+    """Film the policy of an arm in an environment of one copy, with the options of its evaluation."""
+
+    def make(**more: Any) -> VectorEnv:
+        keywords = run.options.eval_env_keywords | more
+        return envs.make(run.options.env_id, num_envs=1, device=run.learner.device, seed=options.seed, **keywords)
+
+    show, env = camera(make)
+    try:
+        return play(run.learner, env, show, options)
+    finally:
+        getattr(env, "close", lambda: None)()
 
 
 def camera(make: Callable[..., VectorEnv]) -> tuple[Show, VectorEnv]:
@@ -129,14 +120,11 @@ def camera(make: Callable[..., VectorEnv]) -> tuple[Show, VectorEnv]:
     Raises:
         ValueError: it cannot be drawn.
     """
-    from recall_traces.envs.gymnasium_adapter import GymnasiumVectorEnv
-
-    env: Any = make(1)
+    env: Any = make()
     if isinstance(env, GymnasiumVectorEnv):
         env.close()
-        env = make(1, render_mode="rgb_array")
-        drawn = env
-        return (lambda obs: drawn.picture() if obs is None else None), env
+        drawn: Any = make(render_mode="rgb_array")
+        return (lambda obs: drawn.picture() if obs is None else None), drawn
     if hasattr(env, "pose"):  # draws its own state: of what an observation shows, the place would be missing
         return (lambda obs: env.render(0, WIDTH, WIDTH) if obs is None else None), env
     if not hasattr(env, "render"):
@@ -148,9 +136,6 @@ def camera(make: Callable[..., VectorEnv]) -> tuple[Show, VectorEnv]:
 
 def play(learner: Learner, env: VectorEnv, show: Show, options: WatchOptions) -> Film:
     """Film some episodes of one seed's policy in an environment of one copy."""
-    from recall_traces.film import Film
-    from recall_traces.seeding import seeded_generator
-
     film, generator = Film(), seeded_generator(options.seed, "watch")
     obs = env.reset()
     for episode in range(1, options.episodes + 1):

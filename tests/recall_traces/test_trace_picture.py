@@ -71,7 +71,7 @@ def test_pixels_for_tensorboard():
     assert pixels.dtype == np.uint8
     assert pixels.ndim == 3
     assert pixels.shape[2] == 3
-    assert 300 < pixels.shape[1] < 1000
+    assert 500 < pixels.shape[1] < 1500
     assert pixels.std() > 10
 
 
