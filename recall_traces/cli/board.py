@@ -48,8 +48,8 @@ class Board:
         # have the same columns, since TensorBoard asks one of them which there are.
         settings = {"arm": arm, **flat(configuration)}
         experiment, start, self.end = hparams(settings, dict.fromkeys(metrics, 0.0))
-        for summary in (experiment, start):
-            self.writer.file_writer.add_summary(summary)
+        self._tell(experiment)
+        self._tell(start)
         self.pictures_took, self.picture_takes = 0.0, PICTURE_SECONDS
 
     def add(self, means: Mapping[str, float], env_steps: int) -> None:
@@ -87,8 +87,11 @@ class Board:
 
     def close(self) -> None:
         """End the row of the table, and the file."""
-        self.writer.file_writer.add_summary(self.end)
+        self._tell(self.end)
         self.writer.close()
+
+    def _tell(self, summary: Any) -> None:
+        self.writer.file_writer.add_summary(summary)
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str | float]:
