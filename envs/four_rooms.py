@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recall_traces.envs.colours import AGENT, GOAL, WALL
+from recall_traces.envs.floor_plan import FloorPlan
 from recall_traces.envs.interface import Step
 from recall_traces.envs.noise import Blocks
 from recall_traces.seeding import restore_generator, seeded_generator
@@ -190,7 +192,7 @@ class FourRooms:
         return obs, actions, prob, prob > 0
 
     def render(self, cell_pixels: int = 16, obs: Tensor | None = None) -> NDArray[np.uint8]:
-        """A picture of the first copy: walls dark, goal green, agent red.
+        """A picture of the first copy: walls dark, goal green, agent orange.
 
         Args:
             cell_pixels: width of a cell.
@@ -202,10 +204,31 @@ class FourRooms:
         first = (self._obs[0] if obs is None else obs).tolist()
         agent, goal = first if self.options.random_goal else (first, self.goal)
         picture = np.full((self.size**2, 3), 255, np.uint8)
-        picture[self.walls.cpu().numpy()] = (60, 60, 60)
-        picture[goal] = (60, 170, 80)
-        picture[agent] = (210, 60, 50)
+        picture[self.walls.cpu().numpy()] = WALL
+        picture[goal] = GOAL
+        picture[agent] = AGENT
         return picture.reshape(self.size, self.size, 3).repeat(cell_pixels, 0).repeat(cell_pixels, 1)
+
+    def floor_plan(self) -> FloorPlan:
+        """Where states are: column and row of the cell, row 0 on top."""
+        size, shows_goal = self.size, self.options.random_goal
+        edges = np.arange(size + 1, dtype=np.float64) - 0.5
+
+        def positions(obs: Tensor) -> Tensor:
+            cell = obs[..., 0] if shows_goal else obs
+            return torch.stack((cell % size, cell // size), -1).float()
+
+        def observations(positions: Tensor, like: Tensor) -> Tensor:
+            column, row = positions.round().long().unbind(-1)
+            cell = row * size + column
+            return torch.stack((cell, like[1].expand_as(cell)), -1) if shows_goal else cell
+
+        def goal(obs: Tensor) -> tuple[float, float]:
+            cell = int(obs[1]) if self.goal is None else self.goal
+            return cell % size, cell // size
+
+        walls = self.walls.view(size, size).cpu().numpy()
+        return FloorPlan(edges, edges, walls, ("column", "row"), True, 1.0, positions, observations, goal, shows_goal, 0.5)
 
     def _blocks(self) -> dict[str, Blocks]:
         """What draws ahead, by name."""

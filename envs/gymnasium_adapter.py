@@ -78,7 +78,8 @@ class GymnasiumVectorEnv:
         # This process steps the first share itself, while the workers step theirs, instead of waiting for them.
         for first, end in self._ranges[1:]:
             self._shares.append(_Worker(spec, options, seeds[first:end], first))
-        self._shares.insert(0, _Here(Share(spec, options, seeds[: bounds[1]], 0)))
+        self._first = Share(spec, options, seeds[: bounds[1]], 0)
+        self._shares.insert(0, _Here(self._first))
         for share in self._shares[1:]:
             share.finish()  # building
 
@@ -92,6 +93,17 @@ class GymnasiumVectorEnv:
         steps: list[ShareStep] = self._call("step", [(all_actions[first:end],) for first, end in self._ranges])
         obs, rewards, terminated, truncated, final_obs = (self._tensor(list(rows)) for rows in zip(*steps, strict=True))
         return Step(obs, rewards, terminated, truncated, final_obs)
+
+    def picture(self) -> NDArray[np.uint8]:
+        """What the first copy draws, RGB, uint8, `(height, width, 3)`; `render_mode` must be 'rgb_array' among the options.
+
+        Raises:
+            ValueError: it draws nothing.
+        """
+        if self._first.envs[0].render_mode != "rgb_array":
+            raise ValueError(f"{self._name} draws no pictures: it needs the option render_mode='rgb_array'")
+        picture: NDArray[np.uint8] = self._first.picture()
+        return picture
 
     def close(self) -> None:
         """Close every copy and end the workers; the environment cannot be used afterwards."""

@@ -73,6 +73,17 @@ class Share:
             self._reset_copy(copy, obs)
         return obs, rewards, terminated, truncated, final_obs
 
+    def picture(self) -> Any:
+        """What the first copy draws.
+
+        Raises:
+            RuntimeError: it fails to; the message names the copy and the error.
+        """
+        try:
+            return self.envs[0].render()
+        except Exception as error:
+            raise self._failure(0, "render", error) from error
+
     def close(self) -> None:
         """Close every copy."""
         for env in self.envs:

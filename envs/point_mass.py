@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recall_traces.envs.colours import AGENT, AT_GOAL, GOAL, WALL
+from recall_traces.envs.floor_plan import FloorPlan
 from recall_traces.envs.goals import SPARE, first_fine, proposed_goals
 from recall_traces.envs.interface import Step
 from recall_traces.envs.noise import Blocks
@@ -146,7 +148,7 @@ class PointMass:
         self._goals.load_state_dict(state["goals"])
 
     def render(self, metre_pixels: int = 40, obs: Tensor | None = None) -> NDArray[np.uint8]:
-        """A picture of the first copy along the first two axes: what is out of reach dark, goal green, point red.
+        """A picture of the first copy along the first two axes: what is out of reach dark, goal green, point orange.
 
         Args:
             metre_pixels: width of a metre.
@@ -161,11 +163,41 @@ class PointMass:
         right, up = (columns + 0.5) / metre_pixels - SIDE, SIDE - (rows + 0.5) / metre_pixels
         to_goal = np.hypot(right - goal[0], up - goal[1])
         picture = np.full((*right.shape, 3), 255, np.uint8)
-        picture[np.abs(up) > REACH[1]] = (60, 60, 60)
-        picture[to_goal < self.goal_radius] = (200, 232, 206)
-        picture[to_goal < 0.1] = (60, 170, 80)
-        picture[np.hypot(right - position[0], up - position[1]) < 0.12] = (210, 60, 50)
+        picture[np.abs(up) > REACH[1]] = WALL
+        picture[to_goal < self.goal_radius] = AT_GOAL
+        picture[to_goal < 0.1] = GOAL
+        picture[np.hypot(right - position[0], up - position[1]) < 0.12] = AGENT
         return picture
+
+    def floor_plan(self) -> FloorPlan | None:
+        """Where states are, in metres; None where there are more dimensions than a plane has."""
+        if self.dimensions > 2:
+            return None
+        # Goals that are out of reach lie where the point cannot be.
+        far = [-SIDE] if self.options.goals == "all" else []
+        y_edges = np.array([*far, -REACH[1], REACH[1], *(-edge for edge in far)])
+        walls = np.abs(y_edges[:-1] + y_edges[1:])[:, None] > REACH[1]
+
+        def observations(positions: Tensor, like: Tensor) -> Tensor:
+            return torch.cat((positions, like[self.goal_columns].expand_as(positions)), -1)
+
+        def goal(obs: Tensor) -> tuple[float, float]:
+            x, y = obs[self.goal_columns].tolist()
+            return x, y
+
+        return FloorPlan(
+            np.array([-SIDE, SIDE]),
+            y_edges,
+            walls,
+            ("x (m)", "y (m)"),
+            False,
+            0.1,
+            lambda obs: obs[..., self.position_columns],
+            observations,
+            goal,
+            True,
+            self.goal_radius,
+        )
 
     def _reached(self, positions: Tensor, goals: Tensor) -> Tensor:
         """Which positions are at the goal, bool, `(...)`."""

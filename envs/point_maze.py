@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recall_traces.envs.colours import AGENT, AT_GOAL, GOAL, START, WALL
+from recall_traces.envs.floor_plan import FloorPlan
 from recall_traces.envs.goals import SPARE, first_fine, proposed_goals
 from recall_traces.envs.interface import Step
 from recall_traces.envs.noise import Blocks
@@ -250,7 +252,7 @@ class PointMaze:
         return self._wall(first_x, first_y) | self._wall(last_x, last_y) | between
 
     def render(self, cell_pixels: int = 48, obs: Tensor | None = None) -> NDArray[np.uint8]:
-        """A picture of the first copy: walls dark, goal green, start (where it is always the same) blue, point red.
+        """A picture of the first copy: walls dark, goal green, start (where it is always the same) blue, point orange.
 
         Args:
             cell_pixels: width of a cell.
@@ -268,12 +270,39 @@ class PointMaze:
         to_goal = np.hypot(right - goal_x, up - goal_y)
         picture = np.full((height, width, 3), 255, np.uint8)
         if self.start is not None:
-            picture[np.maximum(np.abs(right - self.start[0]), np.abs(up - self.start[1])) < 0.2] = (170, 195, 235)
-        picture[to_goal < GOAL_RADIUS] = (200, 232, 206)
-        picture[walls] = (60, 60, 60)
-        picture[to_goal < 0.1] = (60, 170, 80)
-        picture[np.hypot(right - first[0], up - first[1]) < 0.12] = (210, 60, 50)
+            picture[np.maximum(np.abs(right - self.start[0]), np.abs(up - self.start[1])) < 0.2] = START
+        picture[to_goal < GOAL_RADIUS] = AT_GOAL
+        picture[walls] = WALL
+        picture[to_goal < 0.1] = GOAL
+        picture[np.hypot(right - first[0], up - first[1]) < 0.12] = AGENT
         return picture
+
+    def floor_plan(self) -> FloorPlan:
+        """Where states are: x and y, in metres."""
+        height, width = self.walls.shape
+
+        def observations(positions: Tensor, like: Tensor) -> Tensor:
+            obs = torch.zeros_like(like).expand(len(positions), -1).clone()
+            obs[:, :2], obs[:, self.goal_columns] = positions, like[self.goal_columns]
+            return obs
+
+        def goal(obs: Tensor) -> tuple[float, float]:
+            x, y = self.goal or obs[self.goal_columns].tolist()
+            return x, y
+
+        return FloorPlan(
+            np.arange(width + 1.0),
+            np.arange(height + 1.0),
+            self.walls.cpu().numpy(),
+            ("x (m)", "y (m)"),
+            False,
+            1 / 8,
+            lambda obs: obs[..., :2],
+            observations,
+            goal,
+            self.options.random_goal,
+            GOAL_RADIUS,
+        )
 
     def _cells(self, positions: Tensor) -> Tensor:
         """Column and row of the cell, int64, `(..., 2)`; what lies beyond the map, or is NaN, is in its outer wall."""

@@ -184,18 +184,39 @@ class MujocoEnv:
         Raises:
             RuntimeError: there is no OpenGL library; the message says how to get one.
         """
-        if self._painter is None or self._painter.size != (width, height):
-            if self._painter:
-                self._painter.close()
-            self._painter = Painter(self.model, self.task.camera, width, height)
         qpos, qvel = (self.engine.fields[name][world].cpu().numpy() for name in ("qpos", "qvel"))
-        return self._painter.draw(qpos, qvel)
+        return self._paint(width, height).draw(qpos, qvel)
+
+    def pose(self, obs: Tensor, width: int = 480, height: int = 480) -> NDArray[np.uint8]:
+        """Pictures of the states that observations show, whatever the worlds are doing, RGB, uint8, `(B, height, width, 3)`.
+
+        What an observation does not show is as in `set_obs`: x and y are 0.
+
+        Args:
+            obs: `(B, observation)`.
+            width: pixels.
+            height: pixels.
+
+        Raises:
+            RuntimeError: there is no OpenGL library; the message says how to get one.
+        """
+        painter = self._paint(width, height)
+        states = (field.double().cpu().numpy() for field in self.task.locate(obs))
+        return np.stack([painter.draw(qpos, qvel) for qpos, qvel in zip(*states, strict=True)])
 
     def close(self) -> None:
         """End the engine's threads and free its memory; the environment cannot be used afterwards."""
         self.engine.close()
         if self._painter:
             self._painter.close()
+
+    def _paint(self, width: int, height: int) -> Painter:
+        """Whoever draws pictures of this size."""
+        if self._painter is None or self._painter.size != (width, height):
+            if self._painter:
+                self._painter.close()
+            self._painter = Painter(self.model, self.task.camera, width, height)
+        return self._painter
 
     def _observe(self) -> Tensor:
         return self.task.observe(self.engine.fields).to(self.dtype)

@@ -21,6 +21,8 @@ Reinforcement learning with recall traces: train learners over many seeds at onc
   evaluate    play episodes with the policies of a run
   export      write a policy as a file that loads without this library
   plot        draw the curves of runs
+  watch       make a film of a policy
+  traces      draw what an arm recalls
   list        tell the environments, agents, arms and sources there are
   doctor      tell what is installed here, and what each missing piece would enable
   completion  print a script for the shell that completes all of this
@@ -31,6 +33,8 @@ examples:
   recall-traces train ppo FourRooms-19 --arm recall --seeds 4 --steps 150000
   recall-traces resume runs/x
   recall-traces plot runs/x
+  recall-traces watch runs/x
+  recall-traces traces runs/x
   recall-traces list
 
 exit codes:
@@ -47,6 +51,8 @@ SUBCOMMANDS = {
     "evaluate": "evaluate",
     "export": "export",
     "plot": "plot",
+    "watch": "watch",
+    "traces": "traces",
     "list": "listing",
     "doctor": "doctor",
     "completion": "completion",

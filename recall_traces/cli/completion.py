@@ -31,6 +31,8 @@ from recall_traces.cli.parsing import SHORT, Option, option_table
 from recall_traces.cli.plot import PlotOptions
 from recall_traces.cli.resolve import all_optional
 from recall_traces.cli.resume import ResumeOptions
+from recall_traces.cli.traces import TracesOptions
+from recall_traces.cli.watch import WatchOptions
 from recall_traces.targets import SOURCES
 
 HELP = """usage: recall-traces completion {bash,zsh,fish}
@@ -255,6 +257,8 @@ def subcommands() -> dict[str, Words]:
         "evaluate": Words(((FILES,),), option_table(EvaluateOptions(run=MISSING))),
         "export": Words(((FILES,),), option_table(ExportOptions(run=MISSING))),
         "plot": Words(((FILES,),) * 9, option_table(PlotOptions(runs=MISSING))),
+        "watch": Words(((FILES,),), option_table(WatchOptions(run=MISSING))),
+        "traces": Words(((FILES,),), option_table(TracesOptions(run=MISSING))),
         "doctor": Words(options={"--json": Option(None, 0)}),
         "completion": Words((SHELLS,)),
     }

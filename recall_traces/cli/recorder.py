@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from recall_traces.agents.evaluation import Evaluation, evaluate
 from recall_traces.agents.learner import Learner
 from recall_traces.checkpoints import Checkpoints
+from recall_traces.cli.board import Board
 from recall_traces.cli.errors import one_line
 from recall_traces.cli.interruption import Interruption
 from recall_traces.cli.load import EVALUATION_SEED
@@ -73,12 +73,14 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         # What an attempt wrote after its last checkpoint is hidden by the step from which this one writes.
-        self.tensorboard = SummaryWriter(str(self.folder.tensorboard_path(self.arm)), purge_step=self.purge_step)
+        tags = [f"evaluation/{name}" for name in METRICS]
+        path, configuration = self.folder.tensorboard_path(self.arm), self.folder.record["configuration"]
+        self.board = Board(path, self.arm, configuration, tags, self.purge_step)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with contextlib.suppress(OSError):
-            self.tensorboard.close()
+            self.board.close()
 
     def __call__(self, learner: Learner, metrics: dict[str, Any]) -> None:
         """Take note of a rollout."""
@@ -175,9 +177,8 @@ class Recorder:
         for name, value in metrics.items():
             tag = name if "/" in name else f"train/{name}"
             means[tag] = _mean(value, going) if isinstance(value, Tensor) else float(value)
-        for tag, mean in means.items():
-            if math.isfinite(mean):
-                self.tensorboard.add_scalar(tag, mean, learner.env_steps)
+        self.board.add(means, learner.env_steps)
+        self.board.show_traces(learner, self.elapsed, last=learner.env_steps >= self.options.steps)
 
     def keep_best(self, learner: Learner) -> None:
         """Save the policies if they were never better in evaluation: by success, then by return."""

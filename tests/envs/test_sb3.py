@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecMonitor, Ve
 
 from recall_traces.curves import read_curves
 from recall_traces.envs import make
+from recall_traces.envs.colours import AGENT
 from recall_traces.envs.interface import Step
 from recall_traces.envs.sb3 import BatchedVecEnv, make_vec_env
 from recall_traces.envs.single import SingleEnv
@@ -282,7 +283,7 @@ def test_pictures() -> None:
     picture = env.render()
     assert picture is not None
     assert (picture.dtype, picture.shape) == (np.uint8, (112, 112, 3))
-    agent = (picture == (210, 60, 50)).all(2)
+    agent = (picture == AGENT).all(2)
     assert agent.sum() == 16 * 16
     assert agent[4 * 16 : 5 * 16, 5 * 16 : 6 * 16].all()  # the first copy's, one cell above its start
     assert len(env.get_images()) == 1

@@ -6,6 +6,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from recall_traces.envs import register_with_gymnasium
+from recall_traces.envs.colours import AGENT, AT_GOAL
 from recall_traces.envs.single import SingleEnv
 
 
@@ -97,9 +98,6 @@ def test_thresholds_and_render_modes() -> None:
         SingleEnv("MountainCar-v0", render_mode="rgb_array")
 
 
-RED = (210, 60, 50)
-
-
 @pytest.mark.parametrize(
     ("env_id", "options", "to_goal"),
     [
@@ -118,12 +116,12 @@ def test_a_picture_after_the_last_step_shows_the_agent_at_the_goal(env_id, optio
         obs, _, terminated, truncated, _ = env.step(ways[steps % len(ways)])
         steps += 1
         assert not truncated
-    at_end, at_start = ((image == RED).all(-1) for image in (env.render(), start))
+    at_end, at_start = ((image == AGENT).all(-1) for image in (env.render(), start))
     assert at_end.any()
     assert not (at_end & at_start).any()
     # What lies next to the agent belongs to the goal; a cell of four rooms is the goal's as a whole.
     around = env.render()[np.roll(at_end, 4, 0) & ~at_end]
-    assert env_id.startswith("FourRooms") or (around == (200, 232, 206)).all(-1).any()
+    assert env_id.startswith("FourRooms") or (around == AT_GOAL).all(-1).any()
     env.reset(seed=0)
     assert (env.render() == start).all()
 

@@ -29,6 +29,14 @@ assert str(first.dtype) == "uint8"
 assert first.std() > 10
 assert (first != second).any()
 assert (env.render(0, 64, 48) == first).all()
+shown = torch.randn(2, *env.observation_space.shape) * 0.1 + torch.tensor([[0.8], [0.6]])
+posed = env.pose(shown, 64, 48)
+assert (env.render(0, 64, 48) == first).all()  # the worlds go on as they were
+env.set_obs(shown)
+assert posed.shape == (2, 48, 64, 3)
+assert (posed[0] == env.render(0, 64, 48)).all()
+assert (posed[1] == env.render(1, 64, 48)).all()
+assert (posed[0] != posed[1]).any()
 env.close()
 """
 
