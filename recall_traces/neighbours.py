@@ -64,14 +64,15 @@ class NeighbourModel:
         boxed = isinstance(action_space, spaces.Box)
         action = (action_space.shape[0],) if isinstance(action_space, spaces.Box) else ()
         kind = torch.float32 if boxed else torch.int64
-        self.obs = torch.zeros(num_seeds, 0, size, device=device)
-        self.actions = torch.zeros(num_seeds, 0, *action, dtype=kind, device=device)
-        self.next_obs = torch.zeros(num_seeds, 0, size, device=device)
+        # Before the first fit one step that moved nothing, so that nothing is known to have led anywhere.
+        self.obs = torch.zeros(num_seeds, 1, size, device=device)
+        self.actions = torch.zeros(num_seeds, 1, *action, dtype=kind, device=device)
+        self.next_obs = torch.zeros(num_seeds, 1, size, device=device)
         self.scale = torch.zeros(num_seeds, 1, size, device=device)
         """Root mean square change of each dimension in a step that moves; 0 where it never changes."""
-        self.before = torch.zeros(num_seeds, 0, neighbours, dtype=torch.int64, device=device)
+        self.before = torch.zeros(num_seeds, 1, 1, dtype=torch.int64, device=device)
         """Of each step of the support those that arrived nearest to where it began, `(S, M, K)`."""
-        self.weights = torch.zeros(num_seeds, 0, neighbours, device=device)
+        self.weights = torch.full((num_seeds, 1, 1), -torch.inf, device=device)
         """Their log-weights, `(S, M, K)`."""
         self.trees: list[tuple[KDTree, NDArray[np.int64]]] = []
         """On a CPU, of each seed: where steps that moved arrived, in units of a step, and which they are; made when asked."""

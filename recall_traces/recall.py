@@ -39,9 +39,9 @@ class RecallConfig:
     """Weight of the imitation loss."""
     imitation_updates: int = 4
     """Minibatches of recalled steps to imitate per update of the learner."""
-    imitation_batch_size: int = 512
+    imitation_batch_size: int = 256
     """Recalled steps of one seed in such a minibatch."""
-    imitation_ratio: float = 0.25
+    imitation_ratio: float = 1.0
     """The same for Stable-Baselines3's off-policy learners, by the callback: minibatches per gradient step. Not for our SAC."""
     imagined_share: float = 0.0
     """Share of an off-policy learner's critic batches that are recalled steps, with rewards that the model predicts."""
@@ -54,7 +54,7 @@ class RecallConfig:
     """Longest trace, in steps."""
     traces_per_update: int = 32
     """High-value states to recall from, per seed and update."""
-    buffer_updates: int = 1
+    buffer_updates: int = 8
     """How many updates' traces the buffer keeps; older ones are dropped, since the model has moved on."""
     source: str = "auto"
     """High-value states by 'return', 'critic', 'novelty', 'given', 'generated', or 'auto': novelty, then return too."""
@@ -77,7 +77,7 @@ class RecallConfig:
     """Novelty targets are drawn in proportion to visits to the minus this."""
     novelty_floor: float = 0.05
     """Least share of novelty among the targets of 'auto'."""
-    novelty_ceiling: float = 0.8
+    novelty_ceiling: float = 0.05
     """Largest share of novelty once there was some reward."""
     recent_episodes: int = 20
     """Over how many episodes 'auto' averages the policy's return, and after how many without progress it has stalled."""

@@ -8,6 +8,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from recall_traces import BacktrackingConfig, BacktrackingModel, Transitions
+from recall_traces.neighbours import NeighbourModel
 from recall_traces.network import NetworkModel
 from recall_traces.spaces import UnsupportedSpaceError
 from recall_traces.table import TableModel
@@ -69,10 +70,10 @@ def test_a_network_converges_to_the_true_backward_posterior() -> None:
         (spaces.Discrete(101), spaces.Discrete(2), NetworkModel),
         (spaces.MultiDiscrete([10, 10]), spaces.Discrete(2), TableModel),
         (spaces.Discrete(4), spaces.Box(-1, 1, (1,)), NetworkModel),
-        (spaces.Box(-1, 1, (2,)), spaces.Discrete(2), NetworkModel),
+        (spaces.Box(-1, 1, (2,)), spaces.Discrete(2), NeighbourModel),
     ],
 )
-def test_auto_takes_a_table_where_one_fits(
+def test_auto_takes_a_table_where_one_fits_and_neighbours_in_a_box(
     observation_space: spaces.Space, action_space: spaces.Space, kind: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("recall_traces.model.MAX_TABLE_STATES", 100)
@@ -120,7 +121,9 @@ def test_no_recalled_step_stands_still(kind: str, space: spaces.Space) -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_recalled_states_stay_in_the_box_and_are_float32(dtype: type) -> None:
     space = spaces.Box(dtype([-1, -np.inf]), dtype([1, np.inf]), dtype=dtype)
-    model = BacktrackingModel(space, spaces.Box(dtype(-1), dtype(1), (1,), dtype=dtype), config=BacktrackingConfig(hidden=(8,)))
+    model = BacktrackingModel(
+        space, spaces.Box(dtype(-1), dtype(1), (1,), dtype=dtype), config=BacktrackingConfig(kind="network", hidden=(8,))
+    )
     states = torch.tensor([[1.0, 5.0]]).expand(1, 50, 2)
     traces = model.sample_traces(states, 5)
     assert (traces.obs.dtype, traces.actions.dtype) == (torch.float32, torch.float32)

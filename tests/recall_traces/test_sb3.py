@@ -28,7 +28,7 @@ SMALL = RecallConfig(
     search_length=10,
     imitation_batch_size=32,
     rare_reward=1.0,  # lines pay at every step
-    model=BacktrackingConfig(hidden=(16,)),
+    model=BacktrackingConfig(kind="network", hidden=(16,)),
 )
 ON, OFF = {"n_steps": 16}, {"learning_starts": 20, "buffer_size": 1000, "batch_size": 8}
 SERVED = [(PPO, ON | {"batch_size": 16}), (A2C, {}), (SAC, OFF), (TD3, OFF), (DDPG, OFF)]

@@ -31,9 +31,9 @@ def test_the_example_is_accepted(example, monkeypatch, capsys):
     program, subcommand, *words = shlex.split(re.split(r" [>#] |  ", example)[0])
     assert program == "recall-traces"
     asked = []
+    folder = SimpleNamespace(path=Path("somewhere"))
     for module in (train, compare):
-        monkeypatch.setattr(module, "open_folder", lambda *_, **__: SimpleNamespace(path=Path("somewhere")))
-        monkeypatch.setattr(module, "run_arms", lambda options, *_: asked.append(options) or Outcome(1, "not run"))
+        monkeypatch.setattr(module, "run", lambda options, *_, **__: asked.append(options) or (folder, Outcome(1, "not run")))
     monkeypatch.setattr(compare, "summarize", lambda folder: {})
     monkeypatch.setattr(doctor, "examine", lambda: iter(()))
     if subcommand == "plot":
