@@ -76,6 +76,8 @@ class NeighbourModel:
         """Their log-weights, `(S, M, K)`."""
         self.trees: list[tuple[KDTree, NDArray[np.int64]]] = []
         """On a CPU, of each seed: where steps that moved arrived, in units of a step, and which they are; made when asked."""
+        self.shift = torch.zeros(num_seeds, 1, size, dtype=torch.float64, device=device)
+        """What is added to coordinates before they go into the trees."""
         self.rows = torch.arange(num_seeds, device=device)[:, None]
 
     def fit(self, transitions: Transitions, updates: int, active: Sequence[bool] | None) -> dict[str, Tensor]:
@@ -108,13 +110,16 @@ class NeighbourModel:
         if states.device.type != "cpu":
             return self.nearest_of_all(states)
         if len(self.trees) != self.num_seeds:
-            arrived = (self.next_obs * self.per_step).numpy()
-            moved = (~self.stood).numpy()
-            self.trees = [(KDTree(x[kept]), kept.nonzero()[0]) for x, kept in zip(arrived, moved, strict=True)]
+            arrived = (self.next_obs * self.per_step).double()
+            # All coordinates from 1 on: where denormal numbers are flushed to 0, scipy fails to split between 0 and the next one.
+            self.shift = 1 - arrived.amin(1, keepdim=True)
+            columns = (arrived + self.shift).numpy(), (~self.stood).numpy()
+            self.trees = [(KDTree(x[kept]), kept.nonzero()[0]) for x, kept in zip(*columns, strict=True)]
         count, reach = min(self.neighbours, self.next_obs.shape[1]), REACH * self.bandwidth
         indices = np.zeros((*states.shape[:2], count), np.int64)
         distances = np.full(indices.shape, np.inf)
-        for s, (rows, (tree, kept)) in enumerate(zip((states * self.per_step).numpy(), self.trees, strict=True)):
+        asked = (states * self.per_step).double() + self.shift
+        for s, (rows, (tree, kept)) in enumerate(zip(asked.numpy(), self.trees, strict=True)):
             if len(kept):
                 distances[s], found = tree.query(rows, range(1, count + 1), distance_upper_bound=reach)
                 indices[s] = kept[np.minimum(found, len(kept) - 1)]

@@ -161,3 +161,14 @@ def test_trees_find_what_all_distances_find() -> None:
     assert torch.equal(weights.isfinite(), near)
     torch.testing.assert_close(weights[near], weights_there[near], rtol=1e-4, atol=1e-4)
     assert torch.equal(steps_found[near], steps_there[near])
+
+
+def test_trees_are_built_where_denormal_numbers_count_as_zero() -> None:
+    """scipy once split between 0 and the next number, without an end; tests run with the switch on, as the command line does."""
+    generator = torch.Generator().manual_seed(0)
+    still = (torch.rand(1, 300, 2, generator=generator) > 0.5) * torch.rand(1, 300, 2, generator=generator)
+    data = steps(still, torch.zeros(1, 300, 2), still.flip(1))
+    torch.set_flush_denormal(True)
+    density: Any = make_model(support=300).density
+    density.fit(data, 0, None)
+    assert torch.equal(density.nearest(data.next_obs)[1].isfinite(), density.nearest_of_all(data.next_obs)[1].isfinite())
