@@ -18,6 +18,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from recall_traces.checks import check_not_negative, check_positive, check_share, check_units, check_whole
 from recall_traces.draws import draw
 from recall_traces.envs.goals import GoalEnv
 from recall_traces.envs.interface import Step, VectorEnv, is_restorable
@@ -66,22 +67,13 @@ class GoalGANConfig:
     """Goals of one seed in a gradient step."""
 
     def __post_init__(self) -> None:
-        for name in ("iteration_steps", "goals", "tries", "replay_size", "noise_size", "updates", "batch_size"):
-            if not getattr(self, name) >= 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("learning_rate", "generator_learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("replay_distance", "goal_noise"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        for name in ("least_success", "most_success", "replay_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
+        check_whole(self, "iteration_steps", "goals", "tries", "replay_size", "noise_size", "updates", "batch_size")
+        check_positive(self, "learning_rate", "generator_learning_rate")
+        check_not_negative(self, "replay_distance", "goal_noise")
+        check_share(self, "least_success", "most_success", "replay_share")
+        check_units(self, "hidden")
         if self.least_success > self.most_success:
             raise ValueError(f"least_success must be at most most_success, {self.most_success}, not {self.least_success}")
-        if any(units < 1 for units in self.hidden):
-            raise ValueError(f"hidden must hold positive numbers of units, not {self.hidden}")
 
 
 class LeastSquaresGAN:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from recall_traces.agents.seams import Value
 from recall_traces.cells import Cells
+from recall_traces.checks import check_not_negative, check_positive, check_whole
 from recall_traces.data import Traces, Transitions
 from recall_traces.draws import draw_cumulative
 from recall_traces.memory import Memory
@@ -35,13 +36,10 @@ class SelfImitationConfig:
     """Steps of one seed that are remembered."""
 
     def __post_init__(self) -> None:
-        if self.imitation_batch_size < 1 or self.memory_size < 1:
-            raise ValueError("imitation_batch_size and memory_size must be at least 1")
-        for name in ("imitation_coefficient", "imitation_updates", "priority_exponent"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        if not self.largest_advantage > 0:
-            raise ValueError(f"largest_advantage must be positive, not {self.largest_advantage}")
+        check_whole(self, "imitation_batch_size", "memory_size")
+        check_whole(self, "imitation_updates", least=0)
+        check_not_negative(self, "imitation_coefficient", "priority_exponent")
+        check_positive(self, "largest_advantage")
 
 
 class SelfImitation:
