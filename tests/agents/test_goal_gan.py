@@ -7,7 +7,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-import recall_traces.cli.experiment as experiment
+import recall_traces.cli.recorder as recorder
 from recall_traces.agents.arms import ArmConfigs, make_learner, make_seams
 from recall_traces.agents.goal_gan import GoalGAN, GoalGANConfig, LeastSquaresGAN
 from recall_traces.agents.ppo import PPO, PPOConfig
@@ -388,8 +388,8 @@ def test_evaluation_has_the_environments_own_goals(tmp_path, monkeypatch):
         seen.append((env.propose, env.options.goals))
         return real(act, env, num_seeds)
 
-    real = experiment.evaluate
-    monkeypatch.setattr(experiment, "evaluate", evaluate)
+    real = recorder.evaluate
+    monkeypatch.setattr(recorder, "evaluate", evaluate)
     command = "train ppo PointMass-2 --arm goal-gan --env.goals all --eval-env.goals feasible --steps 2048 --seeds 2"
     small = "--eval-every 1024 --eval-episodes 2 --agent.n-steps 64 --goal-gan.iteration-steps 100 --goal-gan.updates 2 --quiet"
     assert main([*command.split(), *small.split(), "--out", str(tmp_path / "run")]) == 0
