@@ -47,8 +47,8 @@ LEARNERS: dict[str, type[Learner]] = {"ppo": PPO, "sac": SAC}
 RECALL_CHANGES: dict[str, dict[str, Any]] = {
     "recall": {},
     "recall-return": {"source": "return"},
-    "own-traces": {"traces_from": "record", "search": "sample", "imagined_share": 0.0},
-    "recall-oracle": {"traces_from": "oracle", "search": "sample", "imagined_share": 0.0},
+    "own-traces": {"traces_from": "record", "search": "auto", "imagined_share": 0.0},
+    "recall-oracle": {"traces_from": "oracle", "search": "auto", "imagined_share": 0.0},
 }
 LABEL_BYTES = 33
 """Of one step in a `Memory`, besides the step: age, returns, length, whether closed, cell."""

@@ -10,7 +10,6 @@ from recall_traces.agents.ppo import PPOConfig
 from recall_traces.agents.replay import PrioritizedConfig
 from recall_traces.agents.sac import SACConfig
 from recall_traces.agents.self_imitation import SelfImitationConfig
-from recall_traces.model import BacktrackingConfig
 from recall_traces.recall import RecallConfig
 
 
@@ -56,7 +55,7 @@ PRESETS = {
             n_steps=128,
             net_arch=(64, 64),
         ),
-        recall=RecallConfig(imitation_batch_size=128, model=BacktrackingConfig(kind="neighbours")),
+        recall=RecallConfig(imitation_coefficient=0.3, imitation_batch_size=128, buffer_updates=8, novelty_ceiling=0.05),
         sil=SelfImitationConfig(imitation_batch_size=128),
     ),
     # Stable-Baselines3's settings of rl-baselines3-zoo.
@@ -67,17 +66,9 @@ PRESETS = {
         sac=SACConfig(gradient_steps=-1),
         recall=RecallConfig(trace_length=40, candidates=4, search_length=60),
     ),
-    # A reward at every step: states of high value by the critic, and a little imitation of short traces.
+    # Every step pays there, so nothing is imitated (`RecallConfig.rare_reward`).
     "CartPole-v1": Preset(
         ppo=PPOConfig(learning_rate=2e-3, learning_rate_schedule="linear", n_steps=128, batch_size=256, n_epochs=4),
-        recall=RecallConfig(
-            source="critic",
-            candidates=1,
-            trace_length=10,
-            imitation_updates=1,
-            imitation_batch_size=256,
-            model_updates=4,
-        ),
     ),
 }
 """By the beginning of the environment's name."""

@@ -29,7 +29,7 @@ class BacktrackingConfig:
 
     kind: str = "auto"
     """'table' (exact counts; finite states and actions), 'neighbours' (a kernel density over own steps; `Box` states), 'network',
-    or 'auto': a table up to 262,144 states, else a network."""
+    or 'auto': a table up to 262,144 states, neighbours in a `Box`, else a network, as where rewards are predicted."""
     hidden: tuple[int, ...] = (64, 64)
     """Units of each hidden layer of a network."""
     learning_rate: float = 2e-3
@@ -87,10 +87,12 @@ class BacktrackingModel:
         self.observation_space, self.action_space = check_observation_space(observation_space), check_action_space(action_space)
         self.generator = seeded_generator(seed, "model", self.device)
         finite = isinstance(self.action_space, spaces.Discrete) and not isinstance(self.observation_space, spaces.Box)
-        kind = config.kind
+        self.kind = kind = config.kind
+        """'table', 'neighbours' or 'network'."""
         if kind == "auto":
             small = finite and num_states(self.observation_space) <= MAX_TABLE_STATES
-            kind = "table" if small and not predict_rewards else "network"
+            counted = "table" if small else "neighbours" if isinstance(self.observation_space, spaces.Box) else "network"
+            self.kind = kind = "network" if predict_rewards else counted
         if predict_rewards and kind != "network":
             raise ValueError(f"the kind {kind!r} predicts no rewards: set the model's kind to 'network'")
         if kind == "table":

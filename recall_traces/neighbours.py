@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from recall_traces.data import Traces, Transitions
@@ -70,6 +73,8 @@ class NeighbourModel:
         """Of each step of the support those that arrived nearest to where it began, `(S, M, K)`."""
         self.weights = torch.zeros(num_seeds, 0, neighbours, device=device)
         """Their log-weights, `(S, M, K)`."""
+        self.trees: list[tuple[KDTree, NDArray[np.int64]]] = []
+        """On a CPU, of each seed: where steps that moved arrived, in units of a step, and which they are; made when asked."""
         self.rows = torch.arange(num_seeds, device=device)[:, None]
 
     def fit(self, transitions: Transitions, updates: int, active: Sequence[bool] | None) -> dict[str, Tensor]:
@@ -87,8 +92,8 @@ class NeighbourModel:
             }
         for name, value in fitted.items():
             setattr(self, name, value)
-        found = [self.nearest(rows) for rows in self.obs.split(CHUNK, 1)]
-        self.before, self.weights = (torch.cat(column, 1) for column in zip(*found, strict=True))
+        self.trees = []
+        self.before, self.weights = self.nearest(self.obs)
         held_out = transitions.map(lambda x: x[:, self.support :][:, :CHUNK])
         if not held_out.rewards.numel():
             return {}
@@ -99,15 +104,44 @@ class NeighbourModel:
 
         Steps that moved nothing lead nowhere and are left out; weights are -inf beyond `REACH` widths.
         """
-        stood = ((self.obs - self.next_obs).abs() * (self.scale > 0) == 0).all(-1)
-        weights = self.log_weights(states, self.next_obs).masked_fill(stood[:, None], -torch.inf)
-        nearest = weights.topk(min(self.neighbours, weights.shape[2]), 2)
-        return nearest.indices, nearest.values
+        if states.device.type != "cpu":
+            return self.nearest_of_all(states)
+        if len(self.trees) != self.num_seeds:
+            arrived = (self.next_obs * self.per_step).numpy()
+            moved = (~self.stood).numpy()
+            self.trees = [(KDTree(x[kept]), kept.nonzero()[0]) for x, kept in zip(arrived, moved, strict=True)]
+        count, reach = min(self.neighbours, self.next_obs.shape[1]), REACH * self.bandwidth
+        indices = np.zeros((*states.shape[:2], count), np.int64)
+        distances = np.full(indices.shape, np.inf)
+        for s, (rows, (tree, kept)) in enumerate(zip((states * self.per_step).numpy(), self.trees, strict=True)):
+            if len(kept):
+                distances[s], found = tree.query(rows, range(1, count + 1), distance_upper_bound=reach)
+                indices[s] = kept[np.minimum(found, len(kept) - 1)]
+        weights = -0.5 * (torch.from_numpy(distances).float() / self.bandwidth).square()
+        return torch.from_numpy(indices), weights
+
+    def nearest_of_all(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """The same by the distances to the whole support: what a GPU does faster than a tree."""
+        found = []
+        for rows in states.split(CHUNK, 1):
+            weights = self.log_weights(rows, self.next_obs).masked_fill(self.stood[:, None], -torch.inf)
+            found.append(weights.topk(min(self.neighbours, weights.shape[2]), 2))
+        return torch.cat([x.indices for x in found], 1), torch.cat([x.values for x in found], 1)
+
+    @property
+    def per_step(self) -> Tensor:
+        """What turns a dimension into steps; 0 for one that never changes, `(S, 1, *observation)`."""
+        return torch.where(self.scale > 0, 1 / self.scale.clamp(min=STANDS_STILL), 0.0)
+
+    @property
+    def stood(self) -> Tensor:
+        """Steps of the support that moved nothing, bool `(S, M)`."""
+        return ((self.obs - self.next_obs).abs() * (self.scale > 0) == 0).all(-1)
 
     def log_weights(self, states: Tensor, others: Tensor) -> Tensor:
         """How near states `(S, B, *observation)` are to others `(S, K, *observation)`: log-weights, `(S, B, K)`."""
-        per_step = torch.where(self.scale > 0, 1 / self.scale.clamp(min=STANDS_STILL), 0.0)
-        distances = torch.cdist(states * per_step, others * per_step, compute_mode="donot_use_mm_for_euclid_dist")
+        rows, columns = states * self.per_step, others * self.per_step
+        distances = torch.cdist(rows, columns, compute_mode="donot_use_mm_for_euclid_dist")
         weights = -0.5 * (distances / self.bandwidth).square()
         return weights.masked_fill(distances > REACH * self.bandwidth, -torch.inf)
 
@@ -199,3 +233,4 @@ class NeighbourModel:
         """Take over what `state_dict` gave."""
         for name, value in state.items():
             setattr(self, name, value.clone())
+        self.trees = []

@@ -62,8 +62,9 @@ class RecallConfig:
     """'model' (the backtracking model), 'record' (the agent's own steps: no model), or 'oracle' (the environment's truth)."""
     candidates: int = 8
     """Ways recalled into each high-value state, of which the one with the fewest steps from a start is kept; 1 keeps any."""
-    search: str = "sample"
-    """'sample' ways from the model, or search all of it for the 'shortest' from a recorded start (kind 'neighbours' only)."""
+    search: str = "auto"
+    """'sample' ways from the model, or search all of it for the 'shortest' from a recorded start (neighbours only); 'auto': the
+    shortest where the model can be searched."""
     search_length: int = 150
     """How far back a start is looked for when there are several candidates."""
     fit_on: str = "all"
@@ -85,7 +86,7 @@ class RecallConfig:
     memory_size: int = 200_000
     """Steps of one seed that are remembered."""
     model_updates: int = 64
-    """Gradient steps of a network model per update; a table needs none."""
+    """Gradient steps of a network model per update; tables and neighbours need none."""
     model: BacktrackingConfig = field(default_factory=BacktrackingConfig)
     """What the backtracking model is made of."""
 
@@ -108,7 +109,7 @@ class RecallConfig:
         if not self.rare_reward > 0:
             raise ValueError(f"rare_reward must be above 0, not {self.rare_reward}")
         choices = {"source": SOURCES, "traces_from": ("model", "record", "oracle"), "fit_on": ("all", "top")}
-        choices["search"] = ("sample", "shortest")
+        choices["search"] = ("auto", "sample", "shortest")
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
@@ -169,8 +170,6 @@ class RecallTraces:
         action_space = check_action_space(action_space)
         if c.traces_from == "oracle" and predecessors is None:
             raise ValueError("traces from the oracle need an environment with `predecessors`, such as FourRooms")
-        if c.search == "shortest" and (c.traces_from != "model" or c.model.kind != "neighbours"):
-            raise ValueError("search='shortest' needs traces from a model of neighbours: set search to 'sample', or model.kind")
         if c.imagined_share and c.traces_from != "model":
             raise ValueError("imagined steps need the model's rewards: set imagined_share to 0, or traces_from to 'model'")
         if c.source == "given" and given is None:
@@ -187,6 +186,11 @@ class RecallTraces:
         self.model = BacktrackingModel(
             self.observation_space, action_space, num_seeds, seed, self.device, c.model, c.imagined_share > 0
         )
+        searchable = c.traces_from == "model" and self.model.kind == "neighbours"
+        if c.search == "shortest" and not searchable:
+            raise ValueError("search='shortest' needs traces from a model of neighbours: set search to 'auto', or model.kind")
+        self.searches = searchable and c.search != "sample"
+        """Whether the model is searched for the shortest ways."""
         self.cells = Cells(self.observation_space, num_seeds, c.cell_bins, seed, self.device)
         self.memory = Memory(
             self.observation_space, action_space, self.cells, num_seeds, num_envs, c.memory_size, gamma, self.device
@@ -300,7 +304,7 @@ class RecallTraces:
         c, count = self.config, self.config.model_updates * self.config.model.batch_size
         if c.fit_on == "top":
             top = self.top_steps()
-            if c.model.kind == "neighbours":
+            if self.model.kind == "neighbours":
                 transitions, active = self.evenly(top), top.flatten(1).any(1)
             else:
                 positions, active = draw(top.flatten(1).float(), max(4096, count), self.generator)
@@ -313,7 +317,7 @@ class RecallTraces:
             columns = zip(*(vars(t).values() for t in self.unfitted), strict=True)
             fitted = self.model.fit(Transitions(*(torch.cat(column, 1) for column in columns)))
             self.unfitted = []
-        elif c.model.kind == "neighbours":
+        elif self.model.kind == "neighbours":
             fitted = self.model.fit(self.evenly(self.memory.held()), c.model_updates)
         else:
             fitted = self.model.fit(self.memory.at(self.memory.sample(count, self.generator)), c.model_updates)
@@ -341,19 +345,22 @@ class RecallTraces:
         Returns:
             `(S, B, ...)` in random order; steps too many for a seed lead from a state to itself.
         """
-        memory, count = self.memory, min(self.config.model.support + HELD_OUT, len(self.memory) * self.memory.age.shape[1])
-        moved = (memory.steps.obs != memory.steps.next_obs).any(-1)
-        cells = memory.next_cells.flatten(1)
+        memory, filled = self.memory, len(self.memory)  # the rest of the ring is empty
+        cells = memory.next_cells[:, :, :filled].flatten(1)
+        moved = (memory.steps.obs[:, :, :filled] != memory.steps.next_obs[:, :, :filled]).any(-1)
+        count = min(self.config.model.support + HELD_OUT, cells.shape[1])
         logits = gumbel(cells.shape, self.generator) - self.states.visits.clamp(min=1).log().gather(1, cells)
-        best = logits.masked_fill(~(among & moved).flatten(1), -torch.inf).topk(count, 1)
+        best = logits.masked_fill(~(among[:, :, :filled] & moved).flatten(1), -torch.inf).topk(count, 1)
         order = torch.rand(best.values.shape, generator=self.generator, device=self.device).argsort(1)
-        steps, taken = memory.at(best.indices.gather(1, order)), best.values.gather(1, order).isfinite()
+        chosen = best.indices.gather(1, order)
+        steps = memory.at(chosen // filled * memory.num_columns + chosen % filled)
+        taken = best.values.gather(1, order).isfinite()
         return replace(steps, next_obs=torch.where(taken[..., None], steps.next_obs, steps.obs))
 
     def recall(self, targets: Targets) -> Recalled:
         """Recall a way into each target, `(S, B, L, ...)`."""
         obs, actions, mask = self.best_of_candidates(targets)
-        if self.config.search == "shortest":
+        if self.searches:
             # Where the model knows of no way from the start that was drawn, one that begins anywhere will do.
             traces = self.shortest(targets)
             found = traces.mask.any(2) & targets.active

@@ -149,6 +149,7 @@ def join(name: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--part", type=int, choices=(0, 1), help="seeds with this rest by 2")
     parser.add_argument("--join", action="store_true")
     arguments = parser.parse_args()
@@ -156,6 +157,6 @@ if __name__ == "__main__":
     for name in arguments.tasks:
         for seed in range(SEED, SEED + TASKS[name].seeds):
             if not arguments.join and arguments.part in (None, seed % 2):
-                for arm in ARMS:
+                for arm in arguments.arms:
                     run(name, arm, seed)
         join(name)

@@ -1,4 +1,4 @@
-"""The command line, `recall-traces`: train, compare, resume, plot, watch, traces, list."""
+"""The command line, `recall-traces`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from importlib import import_module
 import recall_traces
 from recall_traces.cli.errors import RunError, UsageError, describe
 
-USAGE = """usage: recall-traces [-h] [--version] {train,compare,resume,plot,watch,traces,list} ...
+USAGE = """usage: recall-traces [-h] [--version] SUBCOMMAND ...
 
 Reinforcement learning with recall traces: train learners over many seeds at once, and compare them.
 
-  train     train one arm and write its curves into a folder
-  compare   train several arms and compare them; without arguments, the demo
-  resume    go on with a run that was stopped
-  plot      draw the curves of runs
-  watch     make a film of a policy
-  traces    draw what an arm recalls
-  list      tell the environments, agents, arms and sources there are
+  train       train one arm and write its curves into a folder
+  compare     train several arms and compare them; without arguments, the demo
+  resume      go on with a run that was stopped
+  plot        draw the curves of runs
+  watch       make a film of a policy
+  traces      draw what an arm recalls
+  list        tell the environments, agents, arms and sources there are
+  doctor      tell what is installed here, and what each missing piece would enable
+  completion  print a script for the shell that completes all of this
 
 examples:
   recall-traces compare
@@ -33,6 +35,12 @@ examples:
   recall-traces traces runs/x
   recall-traces list
 
+exit codes:
+  0    it was done; seeds that broke while others went on are named on stderr
+  1    something failed on the way: an error, a full disk, every seed of an arm; what was measured is on disk
+  2    the command line asks for what cannot be; nothing was begun
+  130  interrupted by Ctrl-C; what was measured is on disk
+
 recall-traces SUBCOMMAND --help tells what a subcommand takes."""
 SUBCOMMANDS = {
     "train": "train",
@@ -42,7 +50,10 @@ SUBCOMMANDS = {
     "watch": "watch",
     "traces": "traces",
     "list": "listing",
+    "doctor": "doctor",
+    "completion": "completion",
 }
+"""Names, and the module of each."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         argv: Words after the name of the program; by default those it was called with.
 
     Returns:
-        The exit code: 0; 1 if something failed on the way; 2 if the command line asks for what cannot be; 130 after Ctrl-C.
+        The exit code, as `USAGE` tells.
     """
     try:
         return _dispatch(sys.argv[1:] if argv is None else argv)

@@ -87,6 +87,8 @@ def option_table(options: type[Any] | Any, prefix: str = "--") -> dict[str, Opti
         nested = value if hint is Any else hint
         if dataclasses.is_dataclass(nested):
             table |= option_table(nested, f"{prefix}{name}.")
+        elif tyro.conf.FlagCreatePairsOff in extras:
+            table[f"{prefix}{name}"] = Option(None, 0)
         elif hint is not Any:
             table |= _options(f"{prefix}{name}", hint)
     return table

@@ -1,4 +1,4 @@
-"""How a run shows how far it is: bars on a terminal, plain lines elsewhere, nothing when it is to be quiet."""
+"""How a run shows how far it is: one line per arm on a terminal, plain lines elsewhere, nothing when it is to be quiet."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
 LINES = 10
 """Plain lines of an arm."""
@@ -29,15 +30,17 @@ class Status:
     steps_per_second: float
     """Of all seeds together."""
     seconds_left: float
-    """Of this arm; nan before the first step."""
+    """Of this arm; nan before the first step, 0 after the last."""
 
     def text(self) -> str:
         """The numbers in words."""
         parts = [f"return {self.episode_return:.4g}"]
         if not math.isnan(self.success):
-            parts = [f"success {self.success:.2f}"]
+            parts.append(f"success {self.success:.2f}")
         if self.env_steps:
-            parts += [f"{round(self.steps_per_second, -2):,.0f} steps/s", f"{_clock(self.seconds_left)} left"]
+            parts.append(f"{_rate(self.steps_per_second)} steps/s")
+        if self.seconds_left > 0:
+            parts.append(f"{_clock(self.seconds_left)} left")
         return ", ".join(parts)
 
 
@@ -59,9 +62,13 @@ class Reporter:
         self.lines = 0
 
     def __enter__(self) -> Reporter:
-        if self.console.is_terminal and not self.quiet:
-            columns = (TextColumn("{task.description:<14}"), BarColumn(), TextColumn("{task.fields[steps]:>9}"))
-            self.bars = Progress(*columns, TextColumn("{task.fields[text]}"), console=self.console, refresh_per_second=4)
+        # A terminal that cannot move its cursor gets plain lines, and so does a file, even where FORCE_COLOR asks for colours.
+        if self.console.is_interactive and self.console.file.isatty() and not self.quiet:
+            # The bar takes what width the text leaves, and none where that is little.
+            bar = BarColumn(bar_width=None, table_column=Column(ratio=1))
+            share = TextColumn("{task.percentage:>3.0f}%", table_column=Column(min_width=4, no_wrap=True))
+            columns = (TextColumn("{task.description}"), bar, share, TextColumn("{task.fields[text]}"))
+            self.bars = Progress(*columns, console=self.console, refresh_per_second=4, expand=True)
             self.bars.start()
         return self
 
@@ -87,12 +94,12 @@ class Reporter:
         """The next arm starts."""
         self.arm, self.lines = arm, 0
         if self.bars is not None:
-            self.bar = self.bars.add_task(escape(arm), total=self.total_steps, steps="0", text="")
+            self.bar = self.bars.add_task(escape(arm), total=self.total_steps, text="")
 
     def show(self, status: Status) -> None:
         """The arm has come so far."""
         if self.bars is not None and self.bar is not None:
-            self.bars.update(self.bar, completed=status.env_steps, steps=f"{status.env_steps:,}", text=status.text())
+            self.bars.update(self.bar, completed=min(status.env_steps, self.total_steps), text=status.text())
         due = min(LINES, status.env_steps * LINES // self.total_steps)
         if due > self.lines:
             self.lines = due
@@ -101,6 +108,11 @@ class Reporter:
                 self.say(line)
             else:
                 self.log(line)
+
+
+def _rate(number: float) -> str:
+    """Three digits are all that is steady."""
+    return f"{number:.1f}" if number < 10 else f"{float(f'{number:.3g}'):,.0f}"
 
 
 def _clock(seconds: float) -> str:

@@ -144,3 +144,20 @@ def test_finite_observations_and_numbers_out_of_range_are_refused() -> None:
     for name in ("support", "neighbours", "bandwidth"):
         with pytest.raises(ValueError, match=f"the model's {name} must be (positive|at least 1)"):
             RecallConfig(model=BacktrackingConfig(**{name: 0}))
+
+
+def test_trees_find_what_all_distances_find() -> None:
+    """The way of a CPU and that of a GPU: with steps that stand still, a dimension that never changes, and few near."""
+    data = wander(400, seeds=2, seed=3).map(lambda x: x.clone())
+    data.next_obs[:, ::7] = data.obs[:, ::7]
+    context = torch.tensor([1.0, 2.0]).view(2, 1, 1).expand(2, 400, 1)
+    data = steps(torch.cat([data.obs, context], 2), data.actions, torch.cat([data.next_obs, context], 2))
+    density: Any = make_model(spaces.Box(-10, 10, (3,)), seeds=2, support=400).density
+    density.fit(data, 0, None)
+    asked = torch.cat([data.obs, data.next_obs, data.obs + 100], 1)
+    (steps_found, weights), (steps_there, weights_there) = density.nearest(asked), density.nearest_of_all(asked)
+    near = weights_there.isfinite()
+    assert 0.05 < float(near.float().mean()) < 0.95
+    assert torch.equal(weights.isfinite(), near)
+    torch.testing.assert_close(weights[near], weights_there[near], rtol=1e-4, atol=1e-4)
+    assert torch.equal(steps_found[near], steps_there[near])

@@ -75,6 +75,7 @@ def test_a_link_costs_what_it_lacks_in_likelihood(widths: float, length: int) ->
     density.obs, density.actions, density.next_obs = (
         torch.cat([getattr(straight, name), getattr(jump, name)], 1) for name in ("obs", "actions", "next_obs")
     )
+    density.trees = []  # of the support before
     density.before, density.weights = density.nearest(density.obs)
     found = model.shortest_traces(torch.tensor([[[0.0, 0.0]]]), torch.tensor([[[10.0, 0.0]]]), 12)
     assert int(found.mask.sum()) == length
@@ -171,9 +172,25 @@ def test_the_support_covers_rare_states_and_holds_each_moving_step_once() -> Non
     assert int((lambda t: (t.obs != t.next_obs).any(2))(recall.evenly(few)).sum()) == 1
 
 
-@pytest.mark.parametrize(
-    "options", [{"traces_from": "record"}, {"model": BacktrackingConfig(kind="network")}, {"model": BacktrackingConfig()}]
-)
+UNSEARCHABLE: list[dict[str, Any]] = [
+    {"traces_from": "record"},
+    {"model": BacktrackingConfig(kind="network")},
+    {"imagined_share": 0.5, "model": BacktrackingConfig()},
+]
+
+
+@pytest.mark.parametrize("options", UNSEARCHABLE)
 def test_a_search_needs_a_model_that_can_be_searched(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="search='shortest' needs traces from a model of neighbours"):
         make_recall(**options)
+
+
+def test_by_itself_the_shortest_way_is_looked_for_where_the_model_can_be_searched() -> None:
+    recall = make_recall(model=BacktrackingConfig(), search="auto")
+    assert recall.model.kind == "neighbours"
+    assert recall.searches
+    assert not make_recall(search="sample").searches
+    assert not any(make_recall(**options, search="auto").searches for options in UNSEARCHABLE)
+    finite = RecallTraces(spaces.Discrete(5), spaces.Discrete(2), num_envs=1)
+    assert finite.model.kind == "table"
+    assert not finite.searches

@@ -79,6 +79,9 @@ BAD_INPUT = [
     ("plot nowhere --metric sucess", ["'sucess'", "success"]),
     ("plot nowhere --thresh 1", ["--thresh", "--threshold"]),
     ("list arms", ["'arms'"]),
+    ("doctor --jsn", ["'--jsn'", "--json"]),
+    ("completion", ["bash, zsh, fish"]),
+    ("completion tcsh", ["'tcsh'", "bash, zsh, fish"]),
 ]
 
 

@@ -1,5 +1,6 @@
 """What the command line tells about itself: help, version, the list of environments and arms."""
 
+import re
 import subprocess
 import sys
 import time
@@ -7,12 +8,16 @@ import time
 import pytest
 from cli_helpers import call
 
+from recall_traces.cli import SUBCOMMANDS
+
 
 @pytest.mark.parametrize("command", ["", "--help", "-h"])
 def test_help_shows_the_subcommands(command, capsys):
     assert call(command) == 0
     out = capsys.readouterr().out
-    assert all(word in out for word in ("train", "compare", "plot", "list", "examples:"))
+    for word in ("examples:", "exit codes:"):
+        assert f"\n{word}\n" in out
+    assert re.findall(r"^  ([a-z]+) ", out.partition("examples:")[0], flags=re.MULTILINE) == list(SUBCOMMANDS)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +39,8 @@ def test_help_shows_the_subcommands(command, capsys):
         ("train ppo Pendulum-v1 --help", ["--env.KEY VALUE", "(default: 0.0003)"]),
         ("plot --help", ["RUN", "--out", "recall-traces plot runs/x"]),
         ("list --help", ["recall-traces list"]),
+        ("doctor --help", ["--json", "recall-traces doctor"]),
+        ("completion -h", ["{bash,zsh,fish}", "recall-traces completion bash >"]),
     ],
 )
 def test_help_of_subcommands_has_options_and_examples(command, words, capsys):
@@ -62,8 +69,8 @@ def test_list_tells_what_there_is(capsys, monkeypatch):
 
 def test_plain_things_answer_without_torch():
     code = (
-        "import sys; from recall_traces.cli import main; "
-        "main(['--help']); main(['nonsense']); main(['plot']); main(['plot', '--help']); sys.exit('torch' in sys.modules)"
+        "import sys; from recall_traces.cli import main; main(['--help']); main(['nonsense']); "
+        "main(['plot']); main(['plot', '--help']); main(['doctor', '--help']); sys.exit('torch' in sys.modules)"
     )
     began = time.perf_counter()
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

@@ -11,7 +11,7 @@ def test_train_writes_a_run_folder(place, capsys):
     assert call(f"train ppo FourRooms-7 --arm recall {TINY} --out run --recall.model.hidden 3 4") == 0
     out = capsys.readouterr().out.splitlines()
     assert out[-1] == "run"
-    assert out[-2].startswith("recall: 2,048 of 2,048 steps, success ")
+    assert out[-2].startswith("recall: 2,048 of 2,048 steps, return ")
     run = place / "run"
     found = rows(run)
     assert [(row["arm"], row["seed"], row["env_steps"]) for row in found] == [
