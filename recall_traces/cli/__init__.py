@@ -19,6 +19,7 @@ Reinforcement learning with recall traces: train learners over many seeds at onc
   compare     train several arms and compare them; without arguments, the demo
   resume      go on with a run that was stopped
   plot        draw the curves of runs
+  report      write one HTML file about runs: curves, statistics, traces, configuration
   watch       make a film of a policy
   traces      draw what an arm recalls
   list        tell the environments, agents, arms and sources there are
@@ -31,6 +32,7 @@ examples:
   recall-traces train ppo FourRooms-19 --arm recall --seeds 4 --steps 150000
   recall-traces resume runs/x
   recall-traces plot runs/x
+  recall-traces report runs/x
   recall-traces watch runs/x
   recall-traces traces runs/x
   recall-traces list
@@ -47,6 +49,7 @@ SUBCOMMANDS = {
     "compare": "compare",
     "resume": "resume",
     "plot": "plot",
+    "report": "report",
     "watch": "watch",
     "traces": "traces",
     "list": "listing",

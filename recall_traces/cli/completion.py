@@ -27,6 +27,7 @@ from recall_traces.cli.errors import UsageError
 from recall_traces.cli.options import DEMO_ENV, CompareOptions, TrainOptions
 from recall_traces.cli.parsing import SHORT, Option, option_table
 from recall_traces.cli.plot import PlotOptions
+from recall_traces.cli.report import ReportOptions
 from recall_traces.cli.resolve import all_optional
 from recall_traces.cli.resume import ResumeOptions
 from recall_traces.cli.traces import TracesOptions
@@ -253,6 +254,7 @@ def subcommands() -> dict[str, Words]:
         "compare": of_run(CompareOptions(), (known,), environments | here),
         "resume": Words(((FILES,),), option_table(ResumeOptions(run=MISSING))),
         "plot": Words(((FILES,),) * 9, option_table(PlotOptions(runs=MISSING))),
+        "report": Words(((FILES,),) * 9, option_table(ReportOptions(runs=MISSING))),
         "watch": Words(((FILES,),), option_table(WatchOptions(run=MISSING))),
         "traces": Words(((FILES,),), option_table(TracesOptions(run=MISSING))),
         "doctor": Words(options={"--json": Option(None, 0)}),
