@@ -59,6 +59,10 @@ def test_the_wheel_holds_every_file(wheel: zipfile.ZipFile, folder: str, inside:
     assert expected <= set(wheel.namelist())
 
 
+def test_the_wheel_holds_what_reports_are_made_of(wheel: zipfile.ZipFile) -> None:
+    assert {f"recall_traces/report.{suffix}" for suffix in ("html", "css", "js")} <= set(wheel.namelist())
+
+
 def test_the_wheel_says_that_it_is_typed_and_licensed(wheel: zipfile.ZipFile) -> None:
     assert "recall_traces/py.typed" in wheel.namelist()
     assert any(name.endswith("/LICENSE") for name in wheel.namelist())

@@ -21,6 +21,7 @@ Reinforcement learning with recall traces: train learners over many seeds at onc
   evaluate    play episodes with the policies of a run
   export      write a policy as a file that loads without this library
   plot        draw the curves of runs
+  report      write one HTML file about runs: curves, statistics, traces, configuration
   watch       make a film of a policy
   traces      draw what an arm recalls
   list        tell the environments, agents, arms and sources there are
@@ -33,6 +34,7 @@ examples:
   recall-traces train ppo FourRooms-19 --arm recall --seeds 4 --steps 150000
   recall-traces resume runs/x
   recall-traces plot runs/x
+  recall-traces report runs/x
   recall-traces watch runs/x
   recall-traces traces runs/x
   recall-traces list
@@ -51,6 +53,7 @@ SUBCOMMANDS = {
     "evaluate": "evaluate",
     "export": "export",
     "plot": "plot",
+    "report": "report",
     "watch": "watch",
     "traces": "traces",
     "list": "listing",

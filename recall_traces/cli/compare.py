@@ -15,10 +15,10 @@ from recall_traces.cli.experiment import Outcome, run
 from recall_traces.cli.options import CompareOptions
 from recall_traces.cli.resolve import parse_run
 from recall_traces.curves import read_curves
-from recall_traces.panels import format_steps
 from recall_traces.plotting import plot_comparison
 from recall_traces.runs import PICTURE, RunFolder
 from recall_traces.statistics import compare_arms
+from recall_traces.wording import area_form, goal_text, steps_text, stopped_text, with_interval
 
 DESCRIPTION = """Train several arms over the same seeds and compare them: curves, statistics, and a picture.
 Without arguments it runs the demo. Into a folder with results of the same configuration it goes on where it stopped.
@@ -89,9 +89,9 @@ def print_table(comparison: Mapping[str, Any]) -> None:
     improvements = {pair["arm"]: pair["probability_of_improvement"] for pair in over_baseline}
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("arm")
-    form = ".2f" if comparison["metric"].endswith("success") else ".4g"
+    form = area_form(comparison["metric"])
     if comparison["threshold"] is not None:
-        goal = f"{comparison['threshold']:.0%}" if comparison["metric"].endswith("success") else f"{comparison['threshold']:g}"
+        goal = goal_text(comparison["metric"], comparison["threshold"])
         table.add_column(f"got to\n{goal}", justify="right")
         table.add_column(f"median steps\nto {goal}", justify="right")
     table.add_column("area", justify="right")
@@ -101,35 +101,17 @@ def print_table(comparison: Mapping[str, Any]) -> None:
         cells = [escape(arm)]
         steps = found["steps_to_threshold"]
         if steps is not None:
-            cells += [f"{steps['reached']} of {found['seeds']}", _steps(steps)]
-        cells.append(_with_interval(found["area"]["mean"], found["area"]["interval"], form))
+            cells += [f"{steps['reached']} of {found['seeds']}", steps_text(steps)]
+        cells.append(with_interval(found["area"]["mean"], found["area"]["interval"], form))
         if steps is not None:
             better = improvements.get(arm)
-            cells.append("" if better is None else _with_interval(better["value"], better["interval"], ".2f"))
+            cells.append("" if better is None else with_interval(better["value"], better["interval"], ".2f"))
         table.add_row(*cells)
     console = Console(highlight=False, soft_wrap=True)
     console.print(table, soft_wrap=False)
     meaning = "95% intervals in parentheses; area: mean height of the curve"
     console.print(meaning if comparison["threshold"] is None else f"{meaning}; better: fewer steps")
     for arm, found in arms.items():
-        stopped = sum(len(task["incomplete_seeds"]) for task in found["tasks"].values())
+        stopped = stopped_text(arm, found)
         if stopped:
-            console.print(escape(f"{arm}: {stopped} of {found['seeds']} seeds stopped early, and keep their last value"))
-
-
-def _steps(steps: Mapping[str, Any]) -> str:
-    median = _format(steps["median"])
-    if steps["interval"] is None:
-        return median
-    low, high = map(_format, steps["interval"])
-    return f"{median} ({low}, {high})"
-
-
-def _format(steps: float | None) -> str:
-    return "never" if steps is None else format_steps(float(f"{steps:.3g}"))
-
-
-def _with_interval(value: float | None, interval: Sequence[float] | None, form: str) -> str:
-    if value is None:
-        return "-"
-    return f"{value:{form}}" if interval is None else f"{value:{form}} ({interval[0]:{form}}, {interval[1]:{form}})"
+            console.print(escape(stopped))

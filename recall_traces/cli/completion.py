@@ -29,6 +29,7 @@ from recall_traces.cli.export import ExportOptions
 from recall_traces.cli.options import DEMO_ENV, CompareOptions, TrainOptions
 from recall_traces.cli.parsing import SHORT, Option, option_table
 from recall_traces.cli.plot import PlotOptions
+from recall_traces.cli.report import ReportOptions
 from recall_traces.cli.resolve import all_optional
 from recall_traces.cli.resume import ResumeOptions
 from recall_traces.cli.traces import TracesOptions
@@ -257,6 +258,7 @@ def subcommands() -> dict[str, Words]:
         "evaluate": Words(((FILES,),), option_table(EvaluateOptions(run=MISSING))),
         "export": Words(((FILES,),), option_table(ExportOptions(run=MISSING))),
         "plot": Words(((FILES,),) * 9, option_table(PlotOptions(runs=MISSING))),
+        "report": Words(((FILES,),) * 9, option_table(ReportOptions(runs=MISSING))),
         "watch": Words(((FILES,),), option_table(WatchOptions(run=MISSING))),
         "traces": Words(((FILES,),), option_table(TracesOptions(run=MISSING))),
         "doctor": Words(options={"--json": Option(None, 0)}),

@@ -28,6 +28,8 @@ examples:
   recall-traces plot runs/cartpole --metric episode_return --threshold 475
   recall-traces plot runs/cartpole logs/PPO_1 logs/PPO_2 logs/PPO_3 --out beside_sb3.png"""
 
+Metric = Literal["success", "episode_return", "greedy_success", "greedy_episode_return"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlotOptions:
@@ -37,7 +39,7 @@ class PlotOptions:
     """Run folders, or files like their curves.csv; or folders and files of Stable-Baselines3."""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
     """The picture, a png, pdf or svg. By default curves.png in the folder of a single run, else ./curves.png."""
-    metric: Literal["success", "episode_return", "greedy_success", "greedy_episode_return"] | None = None
+    metric: Metric | None = None
     """What to draw. By default success if every arm knows it, else episode_return."""
     threshold: Annotated[float | None, arg(metavar="X")] = None
     """When a seed got there. By default 0.9 for success, and none for a return."""
@@ -64,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
     try:
         check_suffix(out)
         curves = read_curves(*options.runs, prefix_clashes=True)
-        metric = options.metric or _metric(curves)
+        metric = options.metric or usual_metric(curves)
         plot_comparison(curves, out, metric=metric, threshold=options.threshold, title=options.title, by_task=True)
     except ValueError as error:
         raise UsageError(one_line(error)) from error
@@ -83,7 +85,7 @@ def parse(argv: Sequence[str]) -> PlotOptions | None:
     return build(argv, default, "plot", DESCRIPTION)
 
 
-def _metric(curves: Sequence[Curves]) -> str:
+def usual_metric(curves: Sequence[Curves]) -> str:
     """Success, unless an arm would be missing in a picture of it: many a baseline knows nothing but its return."""
     for task in curves:
         for arm in task.arms:

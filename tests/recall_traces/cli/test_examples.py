@@ -10,7 +10,7 @@ import pytest
 from cli_helpers import call
 
 import recall_traces.cli as cli
-from recall_traces.cli import SUBCOMMANDS, compare, doctor, plot, train
+from recall_traces.cli import SUBCOMMANDS, compare, doctor, plot, report, train
 from recall_traces.cli.experiment import Outcome
 
 README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
@@ -21,7 +21,7 @@ IN_HELP = [
 ]
 IN_README = re.findall(r"^recall-traces .*", "".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)), re.MULTILINE)
 
-WITHOUT_RUNS = ("train", "compare", "plot", "list", "doctor", "completion")
+WITHOUT_RUNS = ("train", "compare", "plot", "report", "list", "doctor", "completion")
 """Subcommands that need no run folder to be there."""
 TRIED = [example for example in dict.fromkeys(IN_HELP + IN_README) if example.split()[1] in WITHOUT_RUNS]
 
@@ -36,8 +36,8 @@ def test_the_example_is_accepted(example, monkeypatch, capsys):
         monkeypatch.setattr(module, "run", lambda options, *_, **__: asked.append(options) or (folder, Outcome(1, "not run")))
     monkeypatch.setattr(compare, "summarize", lambda folder: {})
     monkeypatch.setattr(doctor, "examine", lambda: iter(()))
-    if subcommand == "plot":
-        assert plot.parse(words) is not None
+    if subcommand in ("plot", "report"):
+        assert {"plot": plot, "report": report}[subcommand].parse(words) is not None
         return
     code = call(shlex.join([subcommand, *words]))
     error = capsys.readouterr().err

@@ -38,6 +38,7 @@ def test_help_shows_the_subcommands(command, capsys):
         ("compare CartPole-v1 --help", ["--agent.gae-lambda", "(default: linear)"]),
         ("train ppo Pendulum-v1 --help", ["--env.KEY VALUE", "(default: 0.0003)"]),
         ("plot --help", ["RUN", "--out", "recall-traces plot runs/x"]),
+        ("report -h", ["RUN", "--out", "--threshold", "recall-traces report runs/x"]),
         ("list --help", ["recall-traces list"]),
         ("doctor --help", ["--json", "recall-traces doctor"]),
         ("completion -h", ["{bash,zsh,fish}", "recall-traces completion bash >"]),
@@ -70,7 +71,8 @@ def test_list_tells_what_there_is(capsys, monkeypatch):
 def test_plain_things_answer_without_torch():
     code = (
         "import sys; from recall_traces.cli import main; main(['--help']); main(['nonsense']); "
-        "main(['plot']); main(['plot', '--help']); main(['doctor', '--help']); sys.exit('torch' in sys.modules)"
+        "main(['plot']); main(['plot', '--help']); "
+        "main(['report', '--help']); main(['doctor', '--help']); sys.exit('torch' in sys.modules)"
     )
     began = time.perf_counter()
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
