@@ -50,7 +50,7 @@ GPU_EXTRA = "pip install 'recall-traces[gpu]'"
 PACKAGES = (
     Package("torch", "torch", "everything that learns"),
     Package("numpy", "numpy", "arrays"),
-    Package("scipy", "scipy", "statistics of a comparison"),
+    Package("scipy", "scipy", "statistics of a comparison, nearest neighbours"),
     Package("gymnasium", "gymnasium", "Gymnasium's environments, and your own"),
     Package("mujoco", "mujoco", "Hopper-v5, Ant-v5 and the other MuJoCo tasks"),
     Package("stable-baselines3", "stable_baselines3", "RecallTracesCallback, for its PPO, A2C, SAC, TD3, DDPG"),
