@@ -128,9 +128,9 @@ class NeighbourModel:
 
     def nearest_of_all(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """The same by the distances to the whole support: what a GPU does faster than a tree."""
-        found = []
+        found, stood = [], self.stood[:, None]
         for rows in states.split(CHUNK, 1):
-            weights = self.log_weights(rows, self.next_obs).masked_fill(self.stood[:, None], -torch.inf)
+            weights = self.log_weights(rows, self.next_obs).masked_fill(stood, -torch.inf)
             found.append(weights.topk(min(self.neighbours, weights.shape[2]), 2))
         return torch.cat([x.indices for x in found], 1), torch.cat([x.values for x in found], 1)
 

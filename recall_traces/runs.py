@@ -21,6 +21,7 @@ import math
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -30,10 +31,8 @@ import numpy as np
 
 from recall_traces.curves import COLUMNS, read_table
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 CONFIG, CURVES, TIMINGS = "config.json", "curves.csv", "timings.csv"
 COMPARISON, PICTURE, TENSORBOARD, ERROR = "comparison.json", "curves.png", "tensorboard", "error.txt"
@@ -105,7 +104,7 @@ class RunFolder:
             OSError: it cannot be made.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        if fcntl is None:
+        if sys.platform == "win32":
             return
         self._claim = os.open(self.path, os.O_RDONLY)
         try:

@@ -13,8 +13,8 @@ import pathlib
 import gymnasium
 import torch
 
-from recall_traces import envs
 from recall_traces.data import Transitions
+from recall_traces.envs.four_rooms import FourRooms
 from recall_traces.model import BacktrackingConfig, BacktrackingModel
 
 STATES, ACTIONS, COUNT = 8, 3, 60_000
@@ -48,7 +48,7 @@ def total_variation(model: BacktrackingModel, joint: torch.Tensor) -> float:
 
 def validity(kind: str) -> float:
     """Share of recalled steps that are real moves, after a random walk of 50,000 steps in FourRooms-13."""
-    env = envs.make("FourRooms-13", num_envs=10, seed=1)
+    env = FourRooms(13, num_envs=10, seed=1)
     generator, obs, steps = torch.Generator().manual_seed(1), env.reset(), []
     for _ in range(5000):
         actions = torch.randint(4, (10,), generator=generator)
@@ -61,7 +61,7 @@ def validity(kind: str) -> float:
     states = data.next_obs[:, torch.randint(data.next_obs.shape[1], (500,), generator=generator)]
     traces = model.sample_traces(states, 60)
     successors = torch.cat([traces.obs[:, :, 1:], states[:, :, None]], 2)
-    real = env.next_cell[traces.obs, traces.actions] == successors  # type: ignore[attr-defined]
+    real = env.next_cell[traces.obs, traces.actions] == successors
     return float(real[traces.mask].float().mean())
 
 

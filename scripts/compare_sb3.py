@@ -2,6 +2,7 @@
 
     python scripts/compare_sb3.py --tasks four-rooms                 # all seeds, with and without; goes on where it stopped
     python scripts/compare_sb3.py --tasks mountain-car --part 0      # every second seed, so that two processes can share the work
+    python scripts/compare_sb3.py --tasks mountain-car-quarter --seeds 201   # other settings of the callback, on other seeds
     python scripts/compare_sb3.py --join                             # pictures and statistics of what is there, no training
 
 Runs lie in `runs/sb3/<task>/<arm>-<seed>/curves.csv`, joined ones in `runs/sb3/<task>`. Evaluation is that of `recall-traces
@@ -25,7 +26,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env as make_gymnasium
 from stable_baselines3.common.vec_env import VecNormalize
 
-from recall_traces import RecallConfig, RecallTracesCallback, envs
+from recall_traces import BacktrackingConfig, RecallConfig, RecallTracesCallback, envs
 from recall_traces.agents.evaluation import evaluate
 from recall_traces.agents.presets import preset
 from recall_traces.curves import COLUMNS, METRICS, read_curves
@@ -84,6 +85,18 @@ TASKS = {
     ),
 }
 TASKS["cart-pole-always"] = replace(TASKS["cart-pole"], config=RecallConfig(rare_reward=1.0))
+MAIN = list(TASKS)
+"""What is run where no task is named; the others try settings of the callback on the mountain car."""
+BEFORE = RecallConfig(imitation_batch_size=512, imitation_ratio=0.25, buffer_updates=1, novelty_ceiling=0.8)
+SUPPORT = BacktrackingConfig(support=8192)
+for variant, config in {
+    "before": BEFORE,
+    "before-256": replace(BEFORE, imitation_batch_size=256, imitation_ratio=1.0),
+    "quarter": RecallConfig(imitation_batch_size=512, imitation_ratio=0.25),
+    "support": RecallConfig(model=SUPPORT),
+    "support-wide": RecallConfig(model=replace(SUPPORT, bandwidth=0.5)),
+}.items():
+    TASKS[f"mountain-car-{variant}"] = replace(TASKS["mountain-car"], config=config, every=2500)
 
 
 class Evaluate(BaseCallback):
@@ -148,14 +161,15 @@ def join(name: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--tasks", nargs="+", default=MAIN, choices=list(TASKS))
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--seeds", type=int, nargs="+", help="instead of the task's own")
     parser.add_argument("--part", type=int, choices=(0, 1), help="seeds with this rest by 2")
     parser.add_argument("--join", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for name in arguments.tasks:
-        for seed in range(SEED, SEED + TASKS[name].seeds):
+        for seed in arguments.seeds or range(SEED, SEED + TASKS[name].seeds):
             if not arguments.join and arguments.part in (None, seed % 2):
                 for arm in arguments.arms:
                     run(name, arm, seed)

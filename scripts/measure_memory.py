@@ -12,20 +12,20 @@ from __future__ import annotations
 
 import argparse
 import csv
+import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-from recall_traces.cli import main as command_line
-from recall_traces.cli.recorder import Recorder
-
 SEEDS = 4
+PROGRAM = "import sys; from recall_traces.cli import main; sys.exit(main())"
 
 
-def resident_bytes() -> int:
-    """Of this process."""
-    with open("/proc/self/status", encoding="ascii") as lines:
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+def resident_bytes(pid: int) -> int:
+    """Of a process; 0 once it has ended."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS")), 0)
 
 
 def main() -> int:
@@ -34,19 +34,19 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="a CSV file for all measurements")
     options = parser.parse_args()
     per_seed, measured = options.steps // SEEDS, []
-    real = Recorder.__call__
-
-    def record(self, learner, metrics):  # type: ignore[no-untyped-def]
-        real(self, learner, metrics)
-        if learner.env_steps * 100 >= (len(measured) + 1) * per_seed:
-            measured.append((learner.env_steps * SEEDS, resident_bytes()))
-
-    Recorder.__call__ = record  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
-        command = f"train ppo FourRooms-13 --arm recall --seeds {SEEDS} --steps {per_seed} --eval-every {per_seed // 50} --quiet"
-        code = command_line([*command.split(), "--checkpoint-every", "30", "--out", str(Path(folder) / "run")])
-    if code:
-        return code
+        run = Path(folder) / "run"
+        task = f"train ppo FourRooms-13 --arm recall --seeds {SEEDS} --steps {per_seed} --eval-every {per_seed // 100} --quiet"
+        command = [sys.executable, "-c", PROGRAM, *task.split(), "--checkpoint-every", "30", "--out", str(run)]
+        with subprocess.Popen(command) as training:
+            while training.poll() is None:
+                rows = (run / "timings.csv").read_text().splitlines()[1:] if (run / "timings.csv").exists() else []
+                if len(rows) > len(measured):
+                    measured += [(int(row.split(",")[1]) * SEEDS, resident_bytes(training.pid)) for row in rows[len(measured) :]]
+                time.sleep(0.2)
+    if training.returncode:
+        return training.returncode
+    measured = [row for row in measured if row[1]]
     if options.out:
         with options.out.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("env_steps", "resident_bytes"), *measured])

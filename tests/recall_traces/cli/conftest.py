@@ -1,5 +1,6 @@
 """Where the tests of the command line run; it also lets them import the helpers beside them."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import recall_traces.envs as envs
+from recall_traces.cli import saved
 from recall_traces.envs import registry
 from recall_traces.envs.interface import Step
 
@@ -55,3 +57,11 @@ def place(tmp_path, monkeypatch):
     yield tmp_path
     torch.set_num_threads(threads)
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def run(trained, place, monkeypatch):
+    """A copy of the run that a test file calls `trained`."""
+    monkeypatch.setattr(saved, "draw_without_screen", lambda: None)  # it changes the environment of the process
+    shutil.copytree(trained, place / "run")
+    return place / "run"

@@ -9,7 +9,6 @@ import pytest
 from browser import Browser
 from cli_helpers import call, record
 
-from recall_traces.cli import saved
 from recall_traces.curves import METRICS, Curves
 from recall_traces.report import Report, write_report
 
@@ -22,13 +21,6 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "run"
     assert call(f"compare FourRooms-7 --arms none recall {SHORT} --quiet --out {folder}") == 0
     return folder
-
-
-@pytest.fixture
-def run(trained, place, monkeypatch):
-    monkeypatch.setattr(saved, "draw_without_screen", lambda: None)  # it changes the environment of the process
-    shutil.copytree(trained, place / "run")
-    return place / "run"
 
 
 @pytest.fixture(scope="module")

@@ -34,13 +34,6 @@ def trained(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def run(trained, place, monkeypatch):
-    monkeypatch.setattr(saved, "draw_without_screen", lambda: None)  # it changes the environment of the process
-    shutil.copytree(trained, place / "run")
-    return place / "run"
-
-
 def test_watch_films_the_arm_that_recalls(run, capsys):
     assert call("watch run --episodes 2 --fps 2") == 0
     assert capsys.readouterr().out == "run/watch-recall-0.gif\n"
