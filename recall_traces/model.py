@@ -38,11 +38,11 @@ class BacktrackingConfig:
     """Transitions of one seed in a network's update."""
     components: int = 4
     """Gaussians in the mixtures of a network, over changes of `Box` states and over `Box` actions."""
-    support: int = 2048
+    support: int = 8192
     """Recorded steps of one seed that 'neighbours' draws from."""
     neighbours: int = 16
     """How many of them that arrived nearest to a state may have led there."""
-    bandwidth: float = 0.25
+    bandwidth: float = 0.5
     """Width of the kernels of 'neighbours', in units of a step's length."""
     share_contexts: bool = True
     """Let a table of `MultiDiscrete` states learn under one context, such as a goal, what serves under all others."""

@@ -14,9 +14,10 @@ PLANE, ACTION = spaces.Box(-10, 10, (2,)), spaces.Box(-1, 1, (2,))
 
 
 def make_model(
-    space: spaces.Box = PLANE, action_space: spaces.Space = ACTION, seeds: int = 1, **options: Any
+    space: spaces.Box = PLANE, action_space: spaces.Space = ACTION, seeds: int = 1, bandwidth: float = 0.25, **options: Any
 ) -> BacktrackingModel:
-    model = BacktrackingModel(space, action_space, seeds, config=BacktrackingConfig(kind="neighbours", **options))
+    config = BacktrackingConfig(kind="neighbours", bandwidth=bandwidth, **options)
+    model = BacktrackingModel(space, action_space, seeds, config=config)
     assert isinstance(model.density, NeighbourModel)
     return model
 

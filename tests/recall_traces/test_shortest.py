@@ -26,8 +26,8 @@ def steps(*ways: tuple[Tensor, Tensor]) -> Transitions:
     return Transitions(obs, (next_obs - obs).clamp(-1, 1), flags.float(), next_obs, flags, flags)
 
 
-def fitted(transitions: Transitions, **options: Any) -> BacktrackingModel:
-    config = BacktrackingConfig(kind="neighbours", neighbours=8, **options)
+def fitted(transitions: Transitions, bandwidth: float = 0.25) -> BacktrackingModel:
+    config = BacktrackingConfig(kind="neighbours", neighbours=8, bandwidth=bandwidth)
     model = BacktrackingModel(PLANE, PUSH, len(transitions.rewards), config=config)
     model.fit(transitions)
     return model
