@@ -28,11 +28,15 @@ TASK = "CartPole-v1"
 class Options:
     """Parity of PPO with Stable-Baselines3 on CartPole-v1."""
 
+    task: str = TASK
+    """What is learnt."""
     out: Path = Path("runs/ppo-against-sb3")
     """Folder of curves.csv and result.json."""
     seeds: int = 16
     """Runs of each."""
     steps: int = 102_400
+    """Environment steps of a seed."""
+    evaluate_every: int = 2048
     """Environment steps of a seed."""
     num_envs: int = 8
     """Environments of a seed."""
@@ -47,7 +51,7 @@ def theirs(options: Options, seed: int) -> stable_baselines3.PPO:
     config, rate = options.agent, options.agent.learning_rate
     return stable_baselines3.PPO(
         "MlpPolicy",
-        make_vec_env(TASK, n_envs=options.num_envs, seed=seed),
+        make_vec_env(options.task, n_envs=options.num_envs, seed=seed),
         learning_rate=(lambda remaining: rate * max(remaining, 0.0)) if config.learning_rate_schedule == "linear" else rate,
         n_steps=config.n_steps,
         batch_size=config.batch_size,
@@ -71,8 +75,11 @@ def act(model: stable_baselines3.PPO, obs: Tensor, greedy: bool) -> Tensor:
         return model.policy.get_distribution(obs).get_actions(deterministic=greedy)
 
 
+PARITY = Parity(lambda env, o: PPO(env, o.agent, num_seeds=o.seeds, seed=o.seed), theirs, act)
+
+
 if __name__ == "__main__":
     options = tyro.cli(Options, description=__doc__)
     if options.agent.normalize_rewards:
         sys.exit("normalisation is a wrapper in Stable-Baselines3 and is not compared here")
-    check(Parity(TASK, 2048, lambda env, o: PPO(env, o.agent, num_seeds=o.seeds, seed=o.seed), theirs, act), options)
+    check(PARITY, options)

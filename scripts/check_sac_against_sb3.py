@@ -29,11 +29,15 @@ TASK = "Pendulum-v1"
 class Options:
     """Parity of SAC with Stable-Baselines3 on Pendulum-v1."""
 
+    task: str = TASK
+    """What is learnt."""
     out: Path = Path("runs/sac-against-sb3")
     """Folder of curves.csv and result.json."""
     seeds: int = 16
     """Runs of each."""
     steps: int = 15_000
+    """Environment steps of a seed."""
+    evaluate_every: int = 1000
     """Environment steps of a seed."""
     num_envs: int = 1
     """Environments of a seed."""
@@ -48,7 +52,7 @@ def theirs(options: Options, seed: int) -> stable_baselines3.SAC:
     config = options.agent
     return stable_baselines3.SAC(
         "MlpPolicy",
-        make_vec_env(TASK, n_envs=options.num_envs, seed=seed),
+        make_vec_env(options.task, n_envs=options.num_envs, seed=seed),
         learning_rate=config.learning_rate,
         buffer_size=config.buffer_size,
         learning_starts=config.learning_starts,
@@ -70,8 +74,8 @@ def act(model: stable_baselines3.SAC, obs: Tensor, greedy: bool) -> Tensor:
     return torch.as_tensor(model.predict(obs.numpy(), deterministic=greedy)[0])
 
 
+PARITY = Parity(lambda env, o: SAC(env, o.agent, num_seeds=o.seeds, seed=o.seed), theirs, act)
+
+
 if __name__ == "__main__":
-    check(
-        Parity(TASK, 1000, lambda env, o: SAC(env, o.agent, num_seeds=o.seeds, seed=o.seed), theirs, act),
-        tyro.cli(Options, description=__doc__),
-    )
+    check(PARITY, tyro.cli(Options, description=__doc__))

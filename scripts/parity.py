@@ -42,9 +42,11 @@ ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU}
 class Options(Protocol):
     """What the options of every parity check have."""
 
+    task: str
     out: Path
     seeds: int
     steps: int
+    evaluate_every: int
     num_envs: int
     seed: int
     agent: Any
@@ -52,11 +54,8 @@ class Options(Protocol):
 
 @dataclass(frozen=True)
 class Parity:
-    """A task, and how both learn it."""
+    """How both learn a task."""
 
-    env_id: str
-    evaluate_every: int
-    """Environment steps of a seed."""
     ours: Callable[[VectorEnv, Options], Learner]
     """A fleet of all seeds."""
     theirs: Callable[[Options, int], BaseAlgorithm]
@@ -92,26 +91,26 @@ class CurvesFile:
                 writer.writerow([arm, seed + s, env_steps, *(float(getattr(result, name)[s]) for name in METRICS)])
 
 
-def train_ours(task: Parity, options: Options, curves: CurvesFile) -> None:
+def train_ours(parity: Parity, options: Options, curves: CurvesFile) -> None:
     """All seeds as one fleet."""
-    env = make(task.env_id, num_envs=options.seeds * options.num_envs, seed=options.seed)
+    env = make(options.task, num_envs=options.seeds * options.num_envs, seed=options.seed)
     generator = torch.Generator().manual_seed(options.seed + 1)
 
     def callback(learner: Any, metrics: dict[str, Any]) -> None:
-        if learner.env_steps % task.evaluate_every == 0:
+        if learner.env_steps % options.evaluate_every == 0:
             curves.write(
                 OURS, options.seed, learner.env_steps, lambda obs, greedy: learner.act(obs, greedy, generator), options.seeds
             )
 
-    task.ours(env, options).learn(options.steps, callback)
+    parity.ours(env, options).learn(options.steps, callback)
 
 
 class Evaluator(BaseCallback):
     """Measures a Stable-Baselines3 model between an update and the next rollout."""
 
-    def __init__(self, task: Parity, seed: int, curves: CurvesFile) -> None:
+    def __init__(self, parity: Parity, every: int, seed: int, curves: CurvesFile) -> None:
         super().__init__()
-        self.task, self.seed, self.curves = task, seed, curves
+        self.parity, self.every, self.seed, self.curves = parity, every, seed, curves
 
     def _on_step(self) -> bool:
         return True
@@ -124,20 +123,20 @@ class Evaluator(BaseCallback):
 
     def evaluate(self) -> None:
         """Write a row. Stable-Baselines3 draws from torch's global generator, whose state is kept as it was."""
-        if self.num_timesteps % self.task.evaluate_every:
+        if self.num_timesteps % self.every:
             return
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1_000_003 * (self.seed + 1) + self.num_timesteps)
             self.curves.write(
-                THEIRS, self.seed, self.num_timesteps, lambda obs, greedy: self.task.act(self.model, obs[0], greedy)[None]
+                THEIRS, self.seed, self.num_timesteps, lambda obs, greedy: self.parity.act(self.model, obs[0], greedy)[None]
             )
 
 
-def summarize(task: Parity, options: Options, seconds: float) -> dict[str, Any]:
+def summarize(options: Options, seconds: float) -> dict[str, Any]:
     """What the curves say, with all that is needed to obtain them again."""
     curves = read_curves(options.out)[0]
     result: dict[str, Any] = {
-        "task": task.env_id,
+        "task": options.task,
         "env_steps": options.steps,
         "num_envs": options.num_envs,
         "config": asdict(options.agent),
@@ -180,7 +179,7 @@ def processor() -> str:
     return f"{names[0]}, {len(names)} cores" if names else platform.processor()
 
 
-def check(task: Parity, options: Options) -> None:
+def check(parity: Parity, options: Options) -> None:
     """Train what is missing, then compare."""
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -188,13 +187,14 @@ def check(task: Parity, options: Options) -> None:
     rollout = config.n_steps * options.num_envs
     if config.normalize_observations:
         sys.exit("normalisation is a wrapper in Stable-Baselines3 and is not compared here")
-    if task.evaluate_every % rollout or options.steps % task.evaluate_every:
+    if options.evaluate_every % rollout or options.steps % options.evaluate_every:
         sys.exit(
-            f"--steps must be a multiple of {task.evaluate_every}, and {task.evaluate_every} of the {rollout} steps of a rollout"
+            f"--steps must be a multiple of --evaluate-every, {options.evaluate_every}, "
+            f"and that of the {rollout} steps of a rollout"
         )
     options.out.mkdir(parents=True, exist_ok=True)
     same = {
-        "task": task.env_id,
+        "task": options.task,
         "env_steps": options.steps,
         "num_envs": options.num_envs,
         "seed": options.seed,
@@ -205,15 +205,15 @@ def check(task: Parity, options: Options) -> None:
         sys.exit(f"{options.out} holds runs of another configuration, see its config.json; choose another --out")
     config_file.write_text(json.dumps(same, indent=2) + "\n", encoding="utf-8")
     seeds, start = range(options.seed, options.seed + options.seeds), time.perf_counter()
-    curves = CurvesFile(options.out / "curves.csv", task.env_id, options.steps, seeds)
+    curves = CurvesFile(options.out / "curves.csv", options.task, options.steps, seeds)
     if (OURS, options.seed) not in curves.finished:
-        train_ours(task, options, curves)
+        train_ours(parity, options, curves)
         print(f"{OURS}: {options.seeds} seeds after {time.perf_counter() - start:.0f} s", flush=True)
     for seed in seeds:
         if (THEIRS, seed) not in curves.finished:
-            task.theirs(options, seed).learn(options.steps, callback=Evaluator(task, seed, curves))
+            parity.theirs(options, seed).learn(options.steps, callback=Evaluator(parity, options.evaluate_every, seed, curves))
             print(f"{THEIRS}: seed {seed} after {time.perf_counter() - start:.0f} s", flush=True)
-    result = summarize(task, options, time.perf_counter() - start)
+    result = summarize(options, time.perf_counter() - start)
     (options.out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     for metric in ("episode_return", "greedy_episode_return"):
         for arm in (OURS, THEIRS):
