@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -82,6 +83,8 @@ class Board:
         title = f"{self.task}, {self.arm}, seed {going[0]}, {learner.env_steps:,} steps"
         picture = trace_pixels(make_scene(recall, learner.value, going[0], floor), title)
         self.writer.add_image(PICTURE, picture, learner.env_steps, dataformats="HWC")
+        # A figure's parts refer to each other, and Python looks for such circles the less often the longer a run has lasted.
+        gc.collect()
         self.picture_takes = time.perf_counter() - began
         self.pictures_took += self.picture_takes
 
