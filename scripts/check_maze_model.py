@@ -1,20 +1,25 @@
 """How good the backtracking model is in point mazes: network and neighbours, on steps of a random policy.
 
     python scripts/check_maze_model.py            # about ten minutes on one core
+    python scripts/check_maze_model.py --models neighbours "neighbours, default"     # half a minute
 
 For PointMaze-U and -Medium: fitted to 16,000 steps of a uniformly random policy from uniform starts, as `RecallTraces` fits it by
 the end of such a run. Held out are 4,000 steps of another run. Reports the held-out log-likelihood in nats per step; of 256
 traces of 60 steps from held-out states the one-step error (how far the true successor of each recalled state and action lies
 from the recalled successor, in mean step lengths) and the share of steps that cross a wall; a step is judged by its two legs, x
-then y, as the point moves. Five seeds; prints mean and range, writes `runs/check_maze_model.json`.
+then y, as the point moves. `neighbours` are the preset's, `neighbours, default` have the support and kernels that hold elsewhere.
+Five seeds; prints mean and range, writes `runs/check_maze_model.json`.
 """
 
+import argparse
 import json
 import pathlib
+from dataclasses import replace
 
 import torch
 
 from recall_traces import envs
+from recall_traces.agents.presets import preset
 from recall_traces.data import Transitions
 from recall_traces.envs.point_maze import MAX_MOVE, PointMaze
 from recall_traces.model import BacktrackingConfig, BacktrackingModel
@@ -22,7 +27,8 @@ from recall_traces.model import BacktrackingConfig, BacktrackingModel
 MODELS = {
     "network": BacktrackingConfig(kind="network"),
     "network, one Gaussian": BacktrackingConfig(kind="network", components=1),
-    "neighbours": BacktrackingConfig(kind="neighbours"),
+    "neighbours": replace(preset("PointMaze-U").recall.model, kind="neighbours"),
+    "neighbours, default": BacktrackingConfig(kind="neighbours"),
 }
 UPDATES = {"network": 2000, "neighbours": 1}
 SEEDS = 5
@@ -66,13 +72,16 @@ def measure(env_id: str, config: BacktrackingConfig, seed: int) -> dict[str, flo
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
     result: dict[str, dict[str, list[float]]] = {}
     columns_of_table = ("maze", "model", "log-likelihood", "impossible", "one-step error", "crosses a wall", "steps of a trace")
     print(f"| {' | '.join(columns_of_table)} |\n|{'---|' * len(columns_of_table)}")
     for env_id in ("PointMaze-U", "PointMaze-Medium"):
-        for name, config in MODELS.items():
-            found = [measure(env_id, config, seed) for seed in range(SEEDS)]
+        for name in arguments.models:
+            found = [measure(env_id, MODELS[name], seed) for seed in range(SEEDS)]
             columns = {key: [one[key] for one in found] for key in found[0]}
             result[f"{env_id}, {name}"] = columns
             cells = [f"{sum(x) / SEEDS:.4g} ({min(x):.4g} to {max(x):.4g})" for x in columns.values()]
