@@ -94,7 +94,7 @@ class RunFolder:
         self._write_record()
         for name, columns in ((CURVES, COLUMNS), (TIMINGS, TIMING_COLUMNS)):
             if not (self.path / name).exists():
-                (self.path / name).write_text(_csv_text([columns]), encoding="utf-8")
+                _replace(self.path / name, _csv_text([columns]))
 
     def claim(self) -> None:
         """Make the folder, and keep other processes from writing into it until `release`, or until this one ends.

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -316,6 +317,26 @@ def test_a_disk_that_is_full_for_a_while_loses_nothing(place, capsys, monkeypatc
     assert code == (0 if name == "synchronize" else 1)
     assert call("resume run --quiet") == 0
     assert_same_run(place / "run", place / "whole", ["none"])
+
+
+@pytest.mark.parametrize("name", ["curves.csv", "timings.csv"])
+def test_a_disk_that_is_full_from_the_start_leaves_nothing_torn(place, capsys, monkeypatch, name):
+    """It may let a file be made that it has no room to fill."""
+    real = Path.open
+
+    def full(path, mode="r", *arguments, **more):
+        file = real(path, mode, *arguments, **more)
+        if name in path.name and "w" in mode:
+            file.close()
+            raise OSError(28, "No space left on device")
+        return file
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        assert call(f"train ppo FourRooms-7 {TINY} --out run --quiet") == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert call("resume run --quiet") == 0
+    assert len(rows(place / "run")) == 6
 
 
 def test_a_line_that_was_cut_off_by_a_full_disk_is_taken_back(place):
