@@ -27,7 +27,7 @@ from recall_traces.cli.provenance import changed_versions, describe_call
 from recall_traces.cli.recorder import Recorder
 from recall_traces.envs.interface import VectorEnv, is_restorable
 from recall_traces.panels import format_steps
-from recall_traces.runs import ERROR, FAILED, FINISHED, INTERRUPTED, RunFolder
+from recall_traces.runs import COMPARISON, ERROR, FAILED, FINISHED, INTERRUPTED, RunFolder
 from recall_traces.spaces import check_action_space, check_observation_space
 
 Options: TypeAlias = TrainOptions | CompareOptions
@@ -133,6 +133,8 @@ def run_arms(options: Options, env_id: str, arms: Sequence[str], device: str, fo
                     reporter.say(f"{arm}: finished before")
                     failures = folder.failures(arm)
                 else:
+                    # What it says of other arms is no longer all; without it `resume` knows that it is to be made.
+                    (folder.path / COMPARISON).unlink(missing_ok=True)
                     failures = run_arm(options, env_id, arm, device, folder, reporter, interruption)
                 if failures:
                     everyone = len(failures) == options.seeds

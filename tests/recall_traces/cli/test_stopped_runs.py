@@ -115,6 +115,20 @@ def test_ctrl_c_before_the_first_evaluation(place, capsys, monkeypatch):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_stop_before_the_comparison_was_written_is_made_up_for(place, monkeypatch):
+    command = f"compare FourRooms-7 --arms none {TINY} --out run --quiet"
+    assert call(command) == 0
+
+    def stop(folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compare, "summarize", stop)
+        assert call(command.replace("--arms none", "--arms none sil")) == 130
+    assert call("resume run --quiet") == 0
+    assert list(json.loads((place / "run" / "comparison.json").read_text())["arms"]) == ["none", "sil"]
+
+
 def test_compare_goes_on_with_more_arms_but_not_with_another_configuration(place, capsys, monkeypatch):
     monkeypatch.setattr(compare, "summarize", lambda folder: {})  # which takes longer than these runs
     command = f"compare FourRooms-7 --arms none {TINY} --out run --quiet"
