@@ -61,6 +61,13 @@ def test_traces_draws_the_arm_that_recalls(run, capsys):
     assert (run.parent / "pictures" / "x.pdf").stat().st_size > 5000
 
 
+@pytest.mark.parametrize("command", ["traces", "watch --episodes 1"])
+def test_a_torn_checkpoint_is_told_of(run, capsys, command):
+    (run / "checkpoints" / "recall" / "2048.safetensors").write_bytes(b"torn")
+    assert call(f"{command} run") == 0
+    assert capsys.readouterr().err.startswith("run/checkpoints/recall/2048.safetensors is not used: ")
+
+
 class KnowsTheWay:
     """The second of two seeds does; the first runs against a wall."""
 
