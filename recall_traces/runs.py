@@ -39,6 +39,8 @@ COMPARISON, PICTURE, TENSORBOARD, ERROR = "comparison.json", "curves.png", "tens
 CHECKPOINTS, LOG = "checkpoints", "log.txt"
 TIMING_COLUMNS = ("arm", "env_steps", "seconds", "steps_per_second", "collect", "update", "recall", "evaluate")
 """Seconds since the arm began, steps of all seeds per second of them, and how many went into which part."""
+MADE_OF_IT = re.compile(r"report\.html|traces-.+-\d+\.png|watch-.+-\d+\.gif|.+-\d+\.pt2|\..+\.new")
+"""Names of what subcommands make of a run in its folder, unless they are told another one, and of what was being written."""
 RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
 
 
@@ -122,11 +124,12 @@ class RunFolder:
             self._claim = None
 
     def clear(self) -> None:
-        """Remove what runs write, and nothing else that may lie in the folder."""
+        """Remove what runs write and what is made of them there, and nothing else that may lie in the folder."""
         for name in (CONFIG, CURVES, TIMINGS, COMPARISON, PICTURE, ERROR, LOG):
             (self.path / name).unlink(missing_ok=True)
-        for policy in self.path.glob("*.safetensors"):
-            policy.unlink()
+        for file in list(self.path.iterdir()):
+            if file.suffix == ".safetensors" or MADE_OF_IT.fullmatch(file.name):
+                file.unlink()
         for name in (TENSORBOARD, CHECKPOINTS):
             shutil.rmtree(self.path / name, ignore_errors=True)
         self.record = {}
