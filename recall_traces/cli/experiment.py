@@ -151,7 +151,8 @@ def run_arms(options: Options, env_id: str, arms: Sequence[str], device: str, fo
                 (folder.path / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
                 details = f" (details in {folder.path / ERROR})"
                 folder.end_arm(arm, FAILED, error=describe(error))
-            outcome = Outcome(1, f"{arm} failed: {describe(error)}{details}")
+            less = "; fewer --seeds, --num-envs or --eval-episodes need less" if isinstance(error, MemoryError) else ""
+            outcome = Outcome(1, f"{arm} failed: {describe(error)}{less}{details}")
     if outcome.message:
         folder.log(outcome.message)
     return outcome

@@ -5,6 +5,7 @@ import json
 from cli_helpers import TINY, call, record, rows
 
 from recall_traces.cli import compare, recorder
+from recall_traces.envs.mujoco.cpu_engine import CPUEngine
 
 # What goes wrong on the way -------------------------------------------------------------------------------------------------
 
@@ -61,6 +62,27 @@ def test_a_full_disk_is_one_line(place, capsys, monkeypatch):
     assert call(f"compare FourRooms-7 --arms none {TINY} --out run") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "No space left on device" in line
+
+
+def test_too_many_worlds_for_the_memory_are_one_sentence(place, capsys, monkeypatch):
+    """As MuJoCo Warp's engine refuses them, which is tried with one world before."""
+    real = CPUEngine.__init__
+
+    def refuse(self, model, num_worlds, *arguments, **more):
+        if num_worlds > 1:
+            raise MemoryError(f"{num_worlds} worlds do not fit into the 1.0 GiB that are free on cuda:0; about 7 would")
+        real(self, model, num_worlds, *arguments, **more)
+
+    monkeypatch.setattr(CPUEngine, "__init__", refuse)
+    assert call(f"train ppo Reacher-v5 {TINY} --quiet --out run") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "recall-traces: none failed: 16 worlds do not fit into the 1.0 GiB that are free on cuda:0; about 7 would; "
+        "fewer --seeds, --num-envs or --eval-episodes need less (details in "
+    )
+    for command in ("resume run --quiet", "train ppo Reacher-v5 --quiet --out other"):
+        assert call(command) == 1
+        assert "Error" not in capsys.readouterr().err
 
 
 # Ctrl-C, and going on -------------------------------------------------------------------------------------------------------
