@@ -17,6 +17,7 @@ from recall_traces.agents.arms import check_kept, make_learner
 from recall_traces.agents.learner import Learner
 from recall_traces.agents.replay import available_bytes, in_words, replay_bytes
 from recall_traces.checkpoints import Checkpoint, Checkpoints
+from recall_traces.cli.board import quiet_threads
 from recall_traces.cli.errors import UsageError, describe, one_line
 from recall_traces.cli.folder import open_folder
 from recall_traces.cli.interruption import Interruption
@@ -126,7 +127,8 @@ def run_arms(options: Options, env_id: str, arms: Sequence[str], device: str, fo
     outcome, arm = Outcome(), ""
     with contextlib.suppress(OSError):
         (folder.path / ERROR).unlink(missing_ok=True)  # of an attempt before this one
-    with Reporter(options.steps, options.quiet, folder.log) as reporter, Interruption(reporter.warn) as interruption:
+    show = Reporter(options.steps, options.quiet, folder.log)
+    with show as reporter, Interruption(reporter.warn) as interruption, quiet_threads():
         try:
             for arm in arms:
                 if folder.status(arm) == FINISHED:

@@ -64,6 +64,19 @@ def test_a_full_disk_is_one_line(place, capsys, monkeypatch):
     assert "No space left on device" in line
 
 
+def test_a_full_disk_stops_tensorboard_without_a_traceback(place, capsys, monkeypatch):
+    """That of its thread, which is a warning here, and so an error."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+    assert call(f"train ppo FourRooms-7 {TINY} --quiet --out run") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "No space left on device" in line
+    assert "Traceback" not in line
+
+
 def test_too_many_worlds_for_the_memory_are_one_sentence(place, capsys, monkeypatch):
     """As MuJoCo Warp's engine refuses them, which is tried with one world before."""
     real = CPUEngine.__init__
