@@ -77,7 +77,8 @@ class RunFolder:
             if not all(isinstance(group, dict) for group in groups):
                 raise ValueError("it is not the record of a run")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{file} cannot be read ({_one_line(error)})") from error
+            reason = error.strerror if isinstance(error, OSError) else _one_line(error)
+            raise ValueError(f"{file} cannot be read ({reason})") from error
         self.record = record
         return self
 

@@ -390,6 +390,7 @@ def test_a_spoilt_folder_is_told_of_in_one_line(place, capsys, monkeypatch, name
     assert call("resume run") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
+    assert ".;" not in line
 
 
 def test_changed_versions_are_told_of(place, capsys, monkeypatch):
