@@ -1,7 +1,7 @@
 """Checkpoints of one arm of a run: files that hold everything it needs to go on, each there whole or not at all.
 
 checkpoints/<arm>/2048.safetensors    everything, after so many environment steps of each seed
-checkpoints/<arm>/best.safetensors    the policies that did best in evaluation, as `Learner.save` writes them
+checkpoints/<arm>/best.safetensors    the policies of the evaluation that was best for all seeds together, by `Learner.save`
 """
 
 from __future__ import annotations

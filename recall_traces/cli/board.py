@@ -98,7 +98,7 @@ class Board:
 
 @contextlib.contextmanager
 def quiet_threads() -> Iterator[None]:
-    """TensorBoard writes in a thread. What stops it is raised with the next event, and need not be shown as a traceback before."""
+    """TensorBoard writes in a thread. What stops it is raised with the next event, and no traceback is needed before."""
 
     def hook(told: threading.ExceptHookArgs) -> None:
         if not isinstance(told.exc_value, OSError):

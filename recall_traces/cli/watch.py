@@ -55,7 +55,7 @@ class WatchOptions:
     episodes: Annotated[int, arg(metavar="N")] = 3
     """How many episodes."""
     best: FlagCreatePairsOff[bool] = False
-    """The policy that did best in evaluation instead of the newest."""
+    """The policy of the evaluation that was best for all seeds together, instead of the newest."""
     greedy: FlagCreatePairsOff[bool] = False
     """Take the most likely actions instead of drawing them."""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
