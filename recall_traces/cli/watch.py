@@ -123,6 +123,8 @@ def camera(make: Callable[..., VectorEnv]) -> tuple[Show, VectorEnv]:
     env: Any = make()
     if isinstance(env, GymnasiumVectorEnv):
         env.close()
+        if not env.draws_pictures:
+            raise ValueError("this environment cannot be drawn: it has no render mode 'rgb_array'")
         drawn: Any = make(render_mode="rgb_array")
         return (lambda obs: drawn.picture() if obs is None else None), drawn
     if hasattr(env, "pose"):  # draws its own state: of what an observation shows, the place would be missing
