@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -127,12 +129,22 @@ def export_policy(learner: Learner, seed: int, path: Path) -> None:
     program = torch.export.export(policy, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == TORCH:
-        torch.export.save(program, path)
+        # Through memory: where torch itself cannot write, it says so in words of its own, and not by an OSError.
+        file = io.BytesIO()
+        torch.export.save(program, file)
+        path.write_bytes(file.getvalue())
         return
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what the exporter says about itself
+        # What the exporter says about itself, such as that torchvision is not there.
+        warnings.simplefilter("ignore")
+        logger = logging.getLogger("torch.onnx")
+        level = logger.level
+        logger.setLevel(logging.ERROR)
         names: dict[str, Any] = {"input_names": ["obs"], "output_names": ["actions", "distribution"]}
-        torch.onnx.export(program, (), str(path), external_data=False, verbose=False, **names)
+        try:
+            torch.onnx.export(program, (), str(path), external_data=False, verbose=False, **names)
+        finally:
+            logger.setLevel(level)
 
 
 def _layers(mlp: FleetMLP, activation: type[nn.Module], seed: int) -> list[nn.Module]:

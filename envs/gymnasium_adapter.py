@@ -94,6 +94,11 @@ class GymnasiumVectorEnv:
         obs, rewards, terminated, truncated, final_obs = (self._tensor(list(rows)) for rows in zip(*steps, strict=True))
         return Step(obs, rewards, terminated, truncated, final_obs)
 
+    @property
+    def draws_pictures(self) -> bool:
+        """Whether the environment knows the render mode that `picture` needs."""
+        return "rgb_array" in (self._first.envs[0].metadata.get("render_modes") or ())
+
     def picture(self) -> NDArray[np.uint8]:
         """What the first copy draws, RGB, uint8, `(height, width, 3)`; `render_mode` must be 'rgb_array' among the options.
 

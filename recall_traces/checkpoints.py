@@ -1,7 +1,7 @@
 """Checkpoints of one arm of a run: files that hold everything it needs to go on, each there whole or not at all.
 
 checkpoints/<arm>/2048.safetensors    everything, after so many environment steps of each seed
-checkpoints/<arm>/best.safetensors    the policies that did best in evaluation, as `Learner.save` writes them
+checkpoints/<arm>/best.safetensors    the policies of the evaluation that was best for all seeds together, by `Learner.save`
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from recall_traces.saving import load_tree, save_tree
+from recall_traces.saving import UNFINISHED, load_tree, save_tree
 
 FORMAT = 1
 KEPT = 2
@@ -72,9 +72,11 @@ class Checkpoints:
         self.remove_before(env_steps, KEPT - 1)
 
     def remove_before(self, env_steps: int, keep: int = 0) -> None:
-        """Remove those of fewer steps, but for the newest `keep` of them."""
+        """Remove those of fewer steps, but for the newest `keep` of them, and what was being written when a run was killed."""
         for old in [steps for steps in self.steps() if steps < env_steps][keep:]:
             self.path(old).unlink(missing_ok=True)
+        for unfinished in self.folder.glob(f".*{SUFFIX}{UNFINISHED}"):
+            unfinished.unlink(missing_ok=True)
 
     def read(self, device: torch.device | str) -> Iterator[Checkpoint]:
         """Those that can be read, the newest first; of each other one is told why not. Loading runs no code from a file."""

@@ -36,6 +36,8 @@ STYLES: tuple[Style, ...] = (
 OVERLAY = 5  # more arms than that in one panel hide each other
 GREY = "#767676"
 TICK_STEPS = (1, 2, 2.5, 5, 10)
+NAME_WIDTH = 20
+"""Letters of a line of an arm's name, which has two lines at most."""
 
 
 def metric_label(metric: str) -> str:
@@ -48,13 +50,24 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def wrapped(name: str) -> str:
+    """An arm's name as a picture has room for it: in two lines where it is long, without its middle where it is longer still."""
+    if len(name) > 2 * NAME_WIDTH:
+        name = f"{name[: NAME_WIDTH - 1]}…{name[-NAME_WIDTH:]}"
+    if len(name) > NAME_WIDTH:
+        joints = [k for k in range(len(name) - NAME_WIDTH, NAME_WIDTH + 1) if name[k - 1] in "/+-_ "]
+        cut = max(joints, default=NAME_WIDTH)
+        name = f"{name[:cut]}\n{name[cut:]}"
+    return plain(name)
+
+
 def _named(tasks: Sequence[Curves], metric: str, arm: str) -> str:
     """An arm with its number of seeds, and how many of them stopped before the rest."""
     found = [task for task in tasks if arm in task.seeds]
     count = sum(len(task.seeds[arm]) for task in found)
     stopped = sum(len(incomplete_seeds(task, metric, arm)) for task in found)
     seeds = "1 seed" if count == 1 else f"{count} seeds"
-    return f"{plain(arm)} ({seeds}, {stopped} stopped)" if stopped else f"{plain(arm)} ({seeds})"
+    return f"{wrapped(arm)} ({seeds}, {stopped} stopped)" if stopped else f"{wrapped(arm)} ({seeds})"
 
 
 def format_steps(steps: float, _position: int | None = None) -> str:
@@ -107,10 +120,11 @@ def overlay(axes: Axes, tasks: Sequence[Curves], metric: str, threshold: float |
     axes.set_xlabel(STEPS_LABEL)
     axes.set_ylabel(metric_label(metric))
     axes.set_title(f"learning curves\n{CURVES_TITLE}", fontsize=10)
+    longest = max(len(line) for label in axes.get_legend_handles_labels()[1] for line in label.split("\n"))
     axes.legend(
         loc="upper center",
         bbox_to_anchor=(0.5, -0.14),
-        ncols=min(3, len(looks) + 1),
+        ncols=min(3 if longest <= NAME_WIDTH + 6 else 2, len(looks) + 1),
         frameon=False,
         fontsize=9,
         handlelength=3,
@@ -188,7 +202,7 @@ def outcomes(
         shown[censored] = never + zone * 0.1 * (np.arange(len(censored)) % 8 - (min(len(censored), 8) - 1) / 2)
         width = (axes.get_xlim()[1] - axes.get_xlim()[0]) / 60
         axes.scatter(shown, row + _spread(shown, width), s=15, color=looks[arm][0], alpha=0.7, linewidths=0, zorder=3)
-        label = plain(arm)
+        label = wrapped(arm)
         if threshold is not None:
             label += f"\n{int(np.isfinite(values).sum())} of {len(values)} got there"
         labels.append(label)

@@ -39,6 +39,8 @@ COMPARISON, PICTURE, TENSORBOARD, ERROR = "comparison.json", "curves.png", "tens
 CHECKPOINTS, LOG = "checkpoints", "log.txt"
 TIMING_COLUMNS = ("arm", "env_steps", "seconds", "steps_per_second", "collect", "update", "recall", "evaluate")
 """Seconds since the arm began, steps of all seeds per second of them, and how many went into which part."""
+MADE_OF_IT = re.compile(r"report\.html|traces-.+-\d+\.png|watch-.+-\d+\.gif|.+-\d+\.pt2|\..+\.new")
+"""Names of what subcommands make of a run in its folder, unless they are told another one, and of what was being written."""
 RUNNING, FINISHED, INTERRUPTED, FAILED = "running", "finished", "interrupted", "failed"
 
 
@@ -75,7 +77,8 @@ class RunFolder:
             if not all(isinstance(group, dict) for group in groups):
                 raise ValueError("it is not the record of a run")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"{file} cannot be read ({_one_line(error)})") from error
+            reason = error.strerror if isinstance(error, OSError) else _one_line(error)
+            raise ValueError(f"{file} cannot be read ({reason})") from error
         self.record = record
         return self
 
@@ -94,7 +97,7 @@ class RunFolder:
         self._write_record()
         for name, columns in ((CURVES, COLUMNS), (TIMINGS, TIMING_COLUMNS)):
             if not (self.path / name).exists():
-                (self.path / name).write_text(_csv_text([columns]), encoding="utf-8")
+                _replace(self.path / name, _csv_text([columns]))
 
     def claim(self) -> None:
         """Make the folder, and keep other processes from writing into it until `release`, or until this one ends.
@@ -122,11 +125,12 @@ class RunFolder:
             self._claim = None
 
     def clear(self) -> None:
-        """Remove what runs write, and nothing else that may lie in the folder."""
+        """Remove what runs write and what is made of them there, and nothing else that may lie in the folder."""
         for name in (CONFIG, CURVES, TIMINGS, COMPARISON, PICTURE, ERROR, LOG):
             (self.path / name).unlink(missing_ok=True)
-        for policy in self.path.glob("*.safetensors"):
-            policy.unlink()
+        for file in list(self.path.iterdir()):
+            if file.suffix == ".safetensors" or MADE_OF_IT.fullmatch(file.name):
+                file.unlink()
         for name in (TENSORBOARD, CHECKPOINTS):
             shutil.rmtree(self.path / name, ignore_errors=True)
         self.record = {}

@@ -18,6 +18,8 @@ EMPTY = "empty"
 """Header entry that names the dictionaries with nothing in them."""
 PLAIN = "plain"
 """Header entry with the leaves that are no tensors."""
+UNFINISHED = ".new"
+"""Ends the name of a file that is being written."""
 
 
 def save_tree(path: str | Path, tree: Mapping[str, Any], header: Mapping[str, Any]) -> None:
@@ -45,7 +47,7 @@ def save_tree(path: str | Path, tree: Mapping[str, Any], header: Mapping[str, An
     metadata = {name: json.dumps(value) for name, value in (dict(header) | {EMPTY: empty, PLAIN: rest}).items()}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
+    temporary = path.with_name(f".{path.name}{UNFINISHED}")
     try:
         temporary.touch()  # the umask decides who may read it; safetensors makes a file for its owner alone
         mode = (path if path.exists() else temporary).stat().st_mode & 0o777

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -95,6 +97,21 @@ class Board:
 
     def _tell(self, summary: Any) -> None:
         self.writer.file_writer.add_summary(summary)
+
+
+@contextlib.contextmanager
+def quiet_threads() -> Iterator[None]:
+    """TensorBoard writes in a thread. What stops it is raised with the next event, and no traceback is needed before."""
+
+    def hook(told: threading.ExceptHookArgs) -> None:
+        if not isinstance(told.exc_value, OSError):
+            before(told)
+
+    before, threading.excepthook = threading.excepthook, hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str | float]:

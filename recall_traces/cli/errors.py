@@ -19,4 +19,6 @@ def one_line(error: BaseException) -> str:
 def describe(error: BaseException) -> str:
     """The type and the message of an error that nobody raised on purpose."""
     message = " ".join(str(error).split())
+    if isinstance(error, MemoryError):  # whose message, where there is one, says all
+        return message or "there is not enough memory"
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

@@ -46,7 +46,7 @@ class EvaluateOptions:
     greedy: FlagCreatePairsOff[bool] = False
     """Play the most likely actions instead of drawing them."""
     best: FlagCreatePairsOff[bool] = False
-    """The policies that did best in the run's own evaluations, instead of the last."""
+    """The policies of the evaluation that was best for all seeds together, instead of the last."""
     seed: Annotated[int, arg(metavar="N")] = 0
     """Of the episodes: the same seed gives the same numbers."""
     json: FlagCreatePairsOff[bool] = False

@@ -17,6 +17,7 @@ from recall_traces.agents.arms import check_kept, make_learner
 from recall_traces.agents.learner import Learner
 from recall_traces.agents.replay import available_bytes, in_words, replay_bytes
 from recall_traces.checkpoints import Checkpoint, Checkpoints
+from recall_traces.cli.board import quiet_threads
 from recall_traces.cli.errors import UsageError, describe, one_line
 from recall_traces.cli.folder import open_folder
 from recall_traces.cli.interruption import Interruption
@@ -27,7 +28,7 @@ from recall_traces.cli.provenance import changed_versions, describe_call
 from recall_traces.cli.recorder import Recorder
 from recall_traces.envs.interface import VectorEnv, is_restorable
 from recall_traces.panels import format_steps
-from recall_traces.runs import ERROR, FAILED, FINISHED, INTERRUPTED, RunFolder
+from recall_traces.runs import COMPARISON, ERROR, FAILED, FINISHED, INTERRUPTED, RunFolder
 from recall_traces.spaces import check_action_space, check_observation_space
 
 Options: TypeAlias = TrainOptions | CompareOptions
@@ -126,13 +127,16 @@ def run_arms(options: Options, env_id: str, arms: Sequence[str], device: str, fo
     outcome, arm = Outcome(), ""
     with contextlib.suppress(OSError):
         (folder.path / ERROR).unlink(missing_ok=True)  # of an attempt before this one
-    with Reporter(options.steps, options.quiet, folder.log) as reporter, Interruption(reporter.warn) as interruption:
+    show = Reporter(options.steps, options.quiet, folder.log)
+    with show as reporter, Interruption(reporter.warn) as interruption, quiet_threads():
         try:
             for arm in arms:
                 if folder.status(arm) == FINISHED:
                     reporter.say(f"{arm}: finished before")
                     failures = folder.failures(arm)
                 else:
+                    # What it says of other arms is no longer all; without it `resume` knows that it is to be made.
+                    (folder.path / COMPARISON).unlink(missing_ok=True)
                     failures = run_arm(options, env_id, arm, device, folder, reporter, interruption)
                 if failures:
                     everyone = len(failures) == options.seeds
@@ -149,7 +153,8 @@ def run_arms(options: Options, env_id: str, arms: Sequence[str], device: str, fo
                 (folder.path / ERROR).write_text(traceback.format_exc(), encoding="utf-8")
                 details = f" (details in {folder.path / ERROR})"
                 folder.end_arm(arm, FAILED, error=describe(error))
-            outcome = Outcome(1, f"{arm} failed: {describe(error)}{details}")
+            less = "; fewer --seeds, --num-envs or --eval-episodes need less" if isinstance(error, MemoryError) else ""
+            outcome = Outcome(1, f"{arm} failed: {describe(error)}{less}{details}")
     if outcome.message:
         folder.log(outcome.message)
     return outcome

@@ -38,7 +38,7 @@ class ExportOptions:
     seed: Annotated[int, arg(metavar="N")] = 0
     """Which seed, counted from 0."""
     best: FlagCreatePairsOff[bool] = False
-    """The policies that did best in the run's own evaluations, instead of the last."""
+    """The policies of the evaluation that was best for all seeds together, instead of the last."""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
     """A .pt2 or .onnx file. By default ARM-SEED.pt2 in the folder of the run."""
 

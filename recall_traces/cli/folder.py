@@ -38,7 +38,7 @@ def open_folder(
     except BlockingIOError as error:
         raise UsageError(f"another process is writing into {options.out}; wait for its end, or stop it") from error
     except ValueError as error:
-        raise UsageError(f"{one_line(error)}; choose another --out, or --overwrite it") from error
+        raise UsageError(f"{one_line(error).rstrip('.')}; choose another --out, or --overwrite it") from error
     except OSError as error:
         raise UsageError(f"cannot write to {options.out or 'runs'}: {error.strerror or one_line(error)}") from error
     return folder

@@ -48,7 +48,7 @@ class RunOptions:
     out: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """Where the results go. By default a new folder, runs/ENV-TIME."""
     overwrite: FlagCreatePairsOff[bool] = False
-    """Throw away what an earlier run left in that folder."""
+    """Throw away what an earlier run left in that folder, and the pictures, films and reports of it there."""
     quiet: FlagCreatePairsOff[bool] = False
     """Print nothing but errors and, at the end, the folder."""
     checkpoint_every: Annotated[float, arg(metavar="SECONDS")] = 60.0

@@ -16,7 +16,7 @@ import torch
 
 import recall_traces
 
-PACKAGES = ("torch", "numpy", "scipy", "gymnasium", "stable-baselines3", "mujoco", "safetensors")
+PACKAGES = ("torch", "numpy", "scipy", "gymnasium", "stable-baselines3", "mujoco", "mujoco-warp", "warp-lang", "safetensors")
 
 
 def describe_call(argv: Sequence[str], command: str, arms: Sequence[str]) -> dict[str, Any]:
@@ -56,7 +56,8 @@ def changed_versions(calls: Sequence[Mapping[str, Any]]) -> list[str]:
     before, now = (call.get("versions") for call in calls[-2:])
     if not isinstance(before, dict) or not isinstance(now, dict):
         return []
-    changed = [f"{name} {before.get(name)} then, {version} now" for name, version in now.items() if before.get(name) != version]
+    both = [name for name in now if name in before]
+    changed = [f"{name} {before[name]} then, {now[name]} now" for name in both if before[name] != now[name]]
     return [f"versions have changed, so numbers may: {'; '.join(changed)}"] if changed else []
 
 

@@ -17,7 +17,7 @@ from recall_traces.cli.errors import UsageError, one_line
 from recall_traces.cli.experiment import Outcome, run
 from recall_traces.cli.load import read_options
 from recall_traces.cli.parsing import parse_plain
-from recall_traces.runs import FINISHED, RunFolder
+from recall_traces.runs import COMPARISON, FINISHED, RunFolder
 
 DESCRIPTION = """Go on with a run that was stopped: by Ctrl-C, a crash, a full disk, a machine that went away.
 
@@ -61,7 +61,10 @@ def main(argv: Sequence[str]) -> Outcome:
     except ValueError as error:
         raise UsageError(one_line(error)) from error
     arms = list(dict.fromkeys(options.arms))
-    if all(folder.status(arm) == FINISHED for arm in arms):
+    last = (folder.record.get("calls") or [{}])[-1]
+    command = "train" if last.get("command", "compare") == "train" else "compare"
+    compared = command == "train" or (folder.path / COMPARISON).exists()
+    if compared and all(folder.status(arm) == FINISHED for arm in arms):
         print(f"{asked.run} is finished: there is nothing to go on with")
         return Outcome()
     device = str(folder.record["configuration"].get("device", "cpu"))
@@ -69,8 +72,6 @@ def main(argv: Sequence[str]) -> Outcome:
         device = "cpu"
         if not options.quiet:
             print("the run was on a GPU, and there is none here: it goes on on the CPU, with other numbers", flush=True)
-    last = (folder.record.get("calls") or [{}])[-1]
-    command = "train" if last.get("command", "compare") == "train" else "compare"
     folder, outcome = run(options, arms, ["resume", *argv], command, go_on=True, device=device)
     if command == "compare":
         return compare.finish(options, folder, outcome)

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from recall_traces.cli.errors import UsageError, one_line
 from recall_traces.cli.load import LoadedRun, load_run
+from recall_traces.cli.progress import warn
 from recall_traces.runs import RunFolder
 
 
 def open_arm(path: Path, arm: str | None, seed: int, *, best: bool = False, recalling: bool = False) -> LoadedRun:
-    """Load an arm on the CPU, with whatever its environment draws by.
+    """Load an arm on the CPU, with whatever its environment draws by; what cannot be used is told on stderr.
 
     Args:
         path: The folder of the run.
@@ -36,7 +37,7 @@ def open_arm(path: Path, arm: str | None, seed: int, *, best: bool = False, reca
             arm = able[0]
         if recalling and arm in begun and not recalls(arm):
             raise UsageError(f"the arm {arm} recalls nothing; those that do have recall or own-traces in their names")
-        run = load_run(path, arm, device="cpu", best=best)
+        run = load_run(path, arm, device="cpu", best=best, say=warn)
     except ValueError as error:
         raise UsageError(one_line(error)) from error
     if not 0 <= seed < run.options.seeds:

@@ -55,7 +55,7 @@ class WatchOptions:
     episodes: Annotated[int, arg(metavar="N")] = 3
     """How many episodes."""
     best: FlagCreatePairsOff[bool] = False
-    """The policy that did best in evaluation instead of the newest."""
+    """The policy of the evaluation that was best for all seeds together, instead of the newest."""
     greedy: FlagCreatePairsOff[bool] = False
     """Take the most likely actions instead of drawing them."""
     out: Annotated[Path | None, arg(metavar="FILE")] = None
@@ -123,6 +123,8 @@ def camera(make: Callable[..., VectorEnv]) -> tuple[Show, VectorEnv]:
     env: Any = make()
     if isinstance(env, GymnasiumVectorEnv):
         env.close()
+        if not env.draws_pictures:
+            raise ValueError("this environment cannot be drawn: it has no render mode 'rgb_array'")
         drawn: Any = make(render_mode="rgb_array")
         return (lambda obs: drawn.picture() if obs is None else None), drawn
     if hasattr(env, "pose"):  # draws its own state: of what an observation shows, the place would be missing

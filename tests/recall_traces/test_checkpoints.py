@@ -47,6 +47,13 @@ def test_the_newest_two_are_kept_and_the_best(checkpoints):
     assert [found.env_steps for found in checkpoints.read("cpu")] == [100, 10]
 
 
+def test_what_a_kill_left_half_written_is_removed_with_the_next(checkpoints):
+    checkpoints.write(5, tree(5))
+    (checkpoints.folder / ".10.safetensors.new").write_bytes(b"half")
+    checkpoints.write(15, tree(15))
+    assert sorted(path.name for path in checkpoints.folder.iterdir()) == ["15.safetensors", "5.safetensors"]
+
+
 def test_there_is_nothing_in_a_folder_that_does_not_exist(checkpoints):
     assert newest(checkpoints) is None
 

@@ -7,7 +7,7 @@ from matplotlib.image import imread
 
 from recall_traces import plotting
 from recall_traces.curves import COLUMNS, read_curves
-from recall_traces.panels import _named, _spread, format_steps, multiples, outcomes, overlay
+from recall_traces.panels import _named, _spread, format_steps, multiples, outcomes, overlay, wrapped
 from recall_traces.plotting import plot_comparison
 from recall_traces.statistics import compare_arms
 
@@ -133,6 +133,29 @@ def test_a_seed_that_stopped_is_counted_beside_the_arm(tmp_path):
     axes = Figure().subplots()
     overlay(axes, tasks, "success", None, dict.fromkeys(tasks[0].arms, ("black", "-")), 0)
     assert "none (3 seeds, 1 stopped)" in axes.get_legend_handles_labels()[1]
+
+
+@pytest.mark.parametrize("arms", [2, 8])
+def test_long_names_leave_room_for_the_curves(tmp_path, arms, monkeypatch):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: (figure.canvas.draw(), figures.append(figure)))
+    names = [f"experiments-of-november/second-attempt/recall+bonus+own-traces-{arm}" for arm in range(arms)]
+    plot_comparison(write(tmp_path / "run", names), tmp_path / "x.png")
+    widths = [axes.get_window_extent().width for axes in figures[0].axes if axes.get_visible()]
+    assert min(widths) > 200  # of 1200
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("own-traces", "own-traces"),
+        ("runs-of-may/recall+bonus", "runs-of-may/recall+\nbonus"),
+        ("a$" * 15, r"a\$" * 10 + "\n" + r"a\$" * 5),
+        ("x" * 30 + "/" + "y" * 30, "x" * 19 + "…\n" + "y" * 20),
+    ],
+)
+def test_long_names_have_two_lines(name, text):
+    assert wrapped(name) == text
 
 
 def test_each_task_has_a_row_of_its_own_if_asked_for(tmp_path, monkeypatch):

@@ -71,3 +71,10 @@ def test_export_writes_a_file_that_torch_loads(run, capsys):
     ppo = PPO.load(run / "recall.safetensors", envs.make("FourRooms-7", num_envs=2))
     expected = ppo.act(obs.expand(2, 49), greedy=True)
     assert torch.equal(policy(obs)[0], expected[1])
+
+
+@pytest.mark.filterwarnings("default")  # torch's own, while it exports
+def test_export_tells_where_it_cannot_write(run, capsys):
+    (run / "taken.pt2").mkdir()
+    assert call("export run --out run/taken.pt2") == 2
+    assert capsys.readouterr().err == "recall-traces: cannot write run/taken.pt2: Is a directory\n"

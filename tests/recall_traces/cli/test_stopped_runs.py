@@ -5,6 +5,7 @@ import json
 from cli_helpers import TINY, call, record, rows
 
 from recall_traces.cli import compare, recorder
+from recall_traces.envs.mujoco.cpu_engine import CPUEngine
 
 # What goes wrong on the way -------------------------------------------------------------------------------------------------
 
@@ -63,6 +64,40 @@ def test_a_full_disk_is_one_line(place, capsys, monkeypatch):
     assert "No space left on device" in line
 
 
+def test_a_full_disk_stops_tensorboard_without_a_traceback(place, capsys, monkeypatch):
+    """That of its thread, which is a warning here, and so an error."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+    assert call(f"train ppo FourRooms-7 {TINY} --quiet --out run") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "No space left on device" in line
+    assert "Traceback" not in line
+
+
+def test_too_many_worlds_for_the_memory_are_one_sentence(place, capsys, monkeypatch):
+    """As MuJoCo Warp's engine refuses them, which is tried with one world before."""
+    real = CPUEngine.__init__
+
+    def refuse(self, model, num_worlds, *arguments, **more):
+        if num_worlds > 1:
+            raise MemoryError(f"{num_worlds} worlds do not fit into the 1.0 GiB that are free on cuda:0; about 7 would")
+        real(self, model, num_worlds, *arguments, **more)
+
+    monkeypatch.setattr(CPUEngine, "__init__", refuse)
+    assert call(f"train ppo Reacher-v5 {TINY} --quiet --out run") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "recall-traces: none failed: 16 worlds do not fit into the 1.0 GiB that are free on cuda:0; about 7 would; "
+        "fewer --seeds, --num-envs or --eval-episodes need less (details in "
+    )
+    for command in ("resume run --quiet", "train ppo Reacher-v5 --quiet --out other"):
+        assert call(command) == 1
+        assert "Error" not in capsys.readouterr().err
+
+
 # Ctrl-C, and going on -------------------------------------------------------------------------------------------------------
 
 
@@ -113,6 +148,20 @@ def test_ctrl_c_before_the_first_evaluation(place, capsys, monkeypatch):
     interrupt_at(monkeypatch, 1)
     assert call(f"compare FourRooms-7 --arms none {TINY} --out run") == 130
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_stop_before_the_comparison_was_written_is_made_up_for(place, monkeypatch):
+    command = f"compare FourRooms-7 --arms none {TINY} --out run --quiet"
+    assert call(command) == 0
+
+    def stop(folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compare, "summarize", stop)
+        assert call(command.replace("--arms none", "--arms none sil")) == 130
+    assert call("resume run --quiet") == 0
+    assert list(json.loads((place / "run" / "comparison.json").read_text())["arms"]) == ["none", "sil"]
 
 
 def test_compare_goes_on_with_more_arms_but_not_with_another_configuration(place, capsys, monkeypatch):

@@ -32,6 +32,7 @@ def test_train_writes_a_run_folder(place, capsys):
     (made,) = config["calls"]
     assert made["command_line"].startswith("recall-traces train ppo FourRooms-7 --arm recall")
     assert made["versions"]["torch"]
+    assert "mujoco-warp" in made["versions"]
     assert made["hardware"]["cores"] >= 1
     assert (made["command"], made["arms"]) == ("train", ["recall"])
     assert set(made) == {"date", "command_line", "command", "arms", "versions", "git_commit", "hardware"}

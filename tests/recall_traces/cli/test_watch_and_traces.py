@@ -4,6 +4,7 @@ import json
 import shutil
 from types import SimpleNamespace
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -61,6 +62,13 @@ def test_traces_draws_the_arm_that_recalls(run, capsys):
     assert (run.parent / "pictures" / "x.pdf").stat().st_size > 5000
 
 
+@pytest.mark.parametrize("command", ["traces", "watch --episodes 1"])
+def test_a_torn_checkpoint_is_told_of(run, capsys, command):
+    (run / "checkpoints" / "recall" / "2048.safetensors").write_bytes(b"torn")
+    assert call(f"{command} run") == 0
+    assert capsys.readouterr().err.startswith("run/checkpoints/recall/2048.safetensors is not used: ")
+
+
 class KnowsTheWay:
     """The second of two seeds does; the first runs against a wall."""
 
@@ -114,6 +122,23 @@ def test_a_task_that_draws_nothing():
     env.close()
     with pytest.raises(ValueError, match="this environment cannot be drawn: it has no method render"):
         camera(lambda: envs.make("Breaks-v0", 1))
+
+
+class Blind(gymnasium.Env):
+    observation_space = action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return 0, {}
+
+    def step(self, action):
+        return 0, 0.0, False, False, {}
+
+
+def test_a_gymnasium_task_that_knows_no_pictures(monkeypatch):
+    spec = gymnasium.envs.registration.EnvSpec("Blind-v0", entry_point=Blind, max_episode_steps=5)
+    monkeypatch.setitem(gymnasium.registry, "Blind-v0", spec)
+    with pytest.raises(ValueError, match="this environment cannot be drawn: it has no render mode 'rgb_array'"):
+        camera(lambda **more: envs.make("Blind-v0", 1, **more))
 
 
 BOTH = [
