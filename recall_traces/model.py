@@ -16,6 +16,7 @@ from recall_traces.data import Traces, Transitions
 from recall_traces.neighbours import NeighbourModel
 from recall_traces.network import NetworkModel
 from recall_traces.seeding import restore_generator, seeded_generator
+from recall_traces.shortest import shortest_traces
 from recall_traces.spaces import check_action_space, check_observation_space, num_states
 from recall_traces.table import TableModel
 
@@ -190,13 +191,14 @@ class BacktrackingModel:
             return self.density.sample_traces(states, length)
         return roll_back(lambda s: self.density.sample(s, moving=True), states, length, self.observation_space)
 
-    def shortest_traces(self, starts: Tensor, states: Tensor, length: int) -> Traces:
+    def shortest_traces(self, starts: Tensor, states: Tensor, length: int, tried: Transitions | None = None) -> Traces:
         """Find the shortest trace from a start into each state, with a search of all that the model knows; neighbours only.
 
         Args:
             starts: Where traces begin, `(S, G, *observation)`; that into state `b` at start `b % G`.
             states: High-value states `(S, B, *observation)`.
             length: `L`, the most steps of a trace.
+            tried: Recorded steps `(S, E, ...)`, also such that moved nothing; steps that they refute are left out.
 
         Returns:
             Traces `(S, B, L, ...)` in forward time; the mask is False all along where there is none.
@@ -206,7 +208,7 @@ class BacktrackingModel:
         """
         if not isinstance(self.density, NeighbourModel):
             raise ValueError("only a model of the kind 'neighbours' can be searched for shortest traces")
-        return self.density.shortest_traces(starts, states, length)
+        return shortest_traces(self.density, starts, states, length, tried)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Weights or counts, and the generator."""

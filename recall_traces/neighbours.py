@@ -191,37 +191,6 @@ class NeighbourModel:
         obs, actions = self.pick(self.obs, step), self.pick(self.actions, step)
         return Traces(torch.where(self.scale[:, None] > 0, obs, states[:, :, None]), actions, mask, mask.float())
 
-    def shortest_traces(self, starts: Tensor, states: Tensor, length: int) -> Traces:
-        """Find the shortest trace from start `b % G` of `(S, G, *observation)` into state `b` of `(S, B, *observation)`.
-
-        A trace costs 1 for each of its steps and, wherever it passes from one recorded step to another, half the squared
-        distance between them in units of the bandwidth: what that link lacks in log-weight. Bellman's and Ford's
-        algorithm, for all seeds and starts at once.
-        """
-        (_, support, neighbours), num_starts = self.before.shape, starts.shape[1]
-        first_row = self.rows[..., None] * support  # rows of the supports of all seeds, one below the other
-        before, links = (self.before + first_row).flatten(), -self.weights.reshape(-1, neighbours, 1)
-        cost = 1 - self.log_weights(self.obs, starts).flatten(0, 1)  # (S * M, G), that of the way up to and with each step
-        came_from = torch.full_like(cost, -1, dtype=torch.int64)
-        for _ in range(length - 1):
-            through, which = (cost.index_select(0, before).view(-1, neighbours, num_starts) + links + 1).min(1)
-            shorter = through < cost
-            if not shorter.any():
-                break
-            cost = torch.where(shorter, through, cost)
-            came_from = torch.where(shorter, before.view(-1, neighbours).gather(1, which), came_from)
-        start = torch.arange(states.shape[1], device=states.device) % num_starts
-        steps, weights = self.nearest(states)
-        total, best = (cost[steps + first_row, start[:, None]] - weights).min(2, keepdim=True)
-        row = torch.where(total.isfinite(), steps.gather(2, best) + first_row, -1)[..., 0]
-        way = [row]
-        for _ in range(length - 1):
-            way.append(torch.where(way[-1] < 0, -1, came_from[way[-1].clamp(min=0), start]))
-        rows = torch.stack(way[::-1], 2)
-        mask, step = rows >= 0, (rows - first_row).clamp(min=0)
-        obs, actions = self.pick(self.obs, step), self.pick(self.actions, step)
-        return Traces(torch.where(self.scale[:, None] > 0, obs, states[:, :, None]), actions, mask, mask.float())
-
     def draw(self, steps: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """One of K steps by their log-weights `(S, B, K)`, and whether there is one, `(S, B)`."""
         which = (weights + gumbel(weights.shape, self.generator)).argmax(2, keepdim=True)

@@ -27,6 +27,8 @@ SEARCHES = 4
 """Recorded starts of a seed from which shortest ways are looked for at each update."""
 HELD_OUT = 512
 """Steps beside the support of neighbours that their likelihood is measured on."""
+FAR_AWAY = 1e18
+"""Where states are put that are not to be near any other."""
 Predecessors = Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
 """Of states `(B, *observation)`: (obs, actions, prob, mask), each `(B, K, ...)`, the true backtracking model."""
 
@@ -305,7 +307,7 @@ class RecallTraces:
         if c.fit_on == "top":
             top = self.top_steps()
             if self.model.kind == "neighbours":
-                transitions, active = self.evenly(top), top.flatten(1).any(1)
+                transitions, active = self.support(top), top.flatten(1).any(1)
             else:
                 positions, active = draw(top.flatten(1).float(), max(4096, count), self.generator)
                 transitions = self.memory.at(positions)
@@ -318,7 +320,7 @@ class RecallTraces:
             fitted = self.model.fit(Transitions(*(torch.cat(column, 1) for column in columns)))
             self.unfitted = []
         elif self.model.kind == "neighbours":
-            fitted = self.model.fit(self.evenly(self.memory.held()), c.model_updates)
+            fitted = self.model.fit(self.support(self.memory.held()), c.model_updates)
         else:
             fitted = self.model.fit(self.memory.at(self.memory.sample(count, self.generator)), c.model_updates)
         return {f"recall/model_{name}": value for name, value in fitted.items()}
@@ -333,29 +335,48 @@ class RecallTraces:
         # While fewer than the top share are better than the rest, those are the top; among equals all are.
         return torch.where(better.any((1, 2), keepdim=True), better, closed & (returns >= threshold))
 
-    def evenly(self, among: Tensor) -> Transitions:
-        """Steps for a support of neighbours, spread evenly over the cells that they arrive in, each at most once.
+    def support(self, among: Tensor) -> Transitions:
+        """Steps for a support of neighbours that moved something, spread evenly, `(S, B, ...)`.
+
+        Args:
+            among: Which steps may be taken, bool `(S, N, C)`.
+
+        Returns:
+            Steps in random order; those too many for a seed lead from a state to itself.
+        """
+        filled = len(self.memory)  # the rest of the ring is empty
+        obs, next_obs = (x[:, :, :filled] for x in (self.memory.steps.obs, self.memory.steps.next_obs))
+        among = among[:, :, :filled] & (obs != next_obs).any(-1)
+        steps, taken = self.evenly(among, self.config.model.support + HELD_OUT)
+        return replace(steps, next_obs=torch.where(taken[..., None], steps.next_obs, steps.obs))
+
+    def tried(self) -> Transitions:
+        """As many steps as a support has, also such that moved nothing, spread evenly; those too many begin far away."""
+        steps, taken = self.evenly(self.memory.held(), self.config.model.support)
+        obs, next_obs = (torch.where(taken[..., None], x, FAR_AWAY) for x in (steps.obs, steps.next_obs))
+        return replace(steps, obs=obs, next_obs=next_obs)
+
+    def evenly(self, among: Tensor, count: int) -> tuple[Transitions, Tensor]:
+        """Draw steps evenly from the cells that they arrive in, each at most once.
 
         What led to a state does not depend on how often the state was visited, but whether anything is known of it does: drawn
         uniformly, the few steps into a state seen once, which novelty asks for, would hardly ever be there.
 
         Args:
             among: Which steps may be taken, bool `(S, N, C)`.
+            count: How many per seed.
 
         Returns:
-            `(S, B, ...)` in random order; steps too many for a seed lead from a state to itself.
+            Steps `(S, B, ...)` in random order, at most `count`, and which of them are real: a seed may have fewer.
         """
-        memory, filled = self.memory, len(self.memory)  # the rest of the ring is empty
+        memory, filled = self.memory, len(self.memory)
         cells = memory.next_cells[:, :, :filled].flatten(1)
-        moved = (memory.steps.obs[:, :, :filled] != memory.steps.next_obs[:, :, :filled]).any(-1)
-        count = min(self.config.model.support + HELD_OUT, cells.shape[1])
         logits = gumbel(cells.shape, self.generator) - self.states.visits.clamp(min=1).log().gather(1, cells)
-        best = logits.masked_fill(~(among[:, :, :filled] & moved).flatten(1), -torch.inf).topk(count, 1)
+        best = logits.masked_fill(~among[:, :, :filled].flatten(1), -torch.inf).topk(min(count, cells.shape[1]), 1)
         order = torch.rand(best.values.shape, generator=self.generator, device=self.device).argsort(1)
         chosen = best.indices.gather(1, order)
         steps = memory.at(chosen // filled * memory.num_columns + chosen % filled)
-        taken = best.values.gather(1, order).isfinite()
-        return replace(steps, next_obs=torch.where(taken[..., None], steps.next_obs, steps.obs))
+        return steps, best.values.gather(1, order).isfinite()
 
     def recall(self, targets: Targets) -> Recalled:
         """Recall a way into each target, `(S, B, L, ...)`."""
@@ -392,7 +413,7 @@ class RecallTraces:
         positions, some = draw((self.memory.held() & (self.memory.age == 0)).flatten(1).float(), SEARCHES, self.generator)
         starts = self.memory.gather(self.memory.steps.obs, positions)
         length = max(self.config.search_length, self.config.trace_length)
-        traces = self.model.shortest_traces(starts, targets.obs, length)
+        traces = self.model.shortest_traces(starts, targets.obs, length, self.tried())
         obs, actions, mask = (x[:, :, -self.config.trace_length :] for x in (traces.obs, traces.actions, traces.mask))
         mask = mask & some[:, None, None]
         return Traces(obs, actions, mask, mask.float())
