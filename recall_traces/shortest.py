@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 
 from recall_traces.data import Traces, Transitions
 from recall_traces.neighbours import NeighbourModel
 
 ROUNDS = 8
-"""How often ways are looked for anew after steps of theirs were found to be wrong."""
+"""How often ways are looked for, each time without the steps that were found to be wrong; ways that still have such are none."""
 WRONG_BY = 0.5
 """A step is wrong if what was tried there changed the state by something else, further off than this, in units of a step."""
 ENOUGH = 1.0
 """Weight of what was tried, from which on it counts: that of one recorded step from this very state with this very action."""
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
 
 
 def shortest_traces(model: NeighbourModel, starts: Tensor, states: Tensor, length: int, tried: Transitions | None) -> Traces:
@@ -28,85 +34,100 @@ def shortest_traces(model: NeighbourModel, starts: Tensor, states: Tensor, lengt
     begin; those that are refuted are left out, and ways are looked for again, as a lazy roadmap checks only the edges
     that it is about to use (Bohlin and Kavraki 2000). What was never tried is believed, so that the agent tries it.
 
+    The search is scipy's, on the host.
+
     Args:
         model: What is searched.
         starts: Where traces begin.
         states: Where they end.
-        length: `L`, the most steps of a trace.
+        length: `L`, the most steps of a trace; where the shortest is longer there is none.
         tried: Recorded steps `(S, E, ...)`, also such that moved nothing; None: everything is believed.
     """
-    first = 1 - model.log_weights(model.obs, starts)  # (S, M, G), the cost of beginning with a step
-    links = 1 - model.weights  # (S, M, K), that of a step after one of those before it
-    for _ in range(ROUNDS):
-        steps, mask = search(model, first, links, states, length)
-        wrong = torch.zeros_like(mask) if tried is None else leave_out(model, first, links, starts, tried, steps, mask)
-        if not wrong.any():
-            break
-    mask = mask & ~wrong.any(2, keepdim=True)
+    ends, weights = (x.cpu().numpy() for x in model.nearest(states))
+    first = (1 - model.log_weights(model.obs, starts)).cpu().numpy()
+    found = [
+        _ways(model, seed, starts[seed], first[seed], ends[seed], weights[seed], length, tried) for seed in range(len(states))
+    ]
+    rows = torch.from_numpy(np.stack(found)).to(states.device)
+    mask, steps = rows >= 0, rows.clamp(min=0)
     obs, actions = model.pick(model.obs, steps), model.pick(model.actions, steps)
     return Traces(torch.where(model.scale[:, None] > 0, obs, states[:, :, None]), actions, mask, mask.float())
 
 
-def search(model: NeighbourModel, first: Tensor, links: Tensor, states: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Steps of the support that the ways consist of and where there are such, `(S, B, L)`.
-
-    Bellman's and Ford's algorithm, for all seeds and starts at once.
-    """
-    (_, support, neighbours), num_starts = links.shape, first.shape[2]
-    first_row = model.rows[..., None] * support  # rows of the supports of all seeds, one below the other
-    before, further = (model.before + first_row).flatten(), links.reshape(-1, neighbours, 1)
-    cost = first.flatten(0, 1)  # (S * M, G), that of the way up to and with each step
-    came_from = torch.full_like(cost, -1, dtype=torch.int64)
-    for _ in range(length - 1):
-        through, which = (cost.index_select(0, before).view(-1, neighbours, num_starts) + further).min(1)
-        shorter = through < cost
-        if not shorter.any():
+def _ways(
+    model: NeighbourModel,
+    seed: int,
+    starts: Tensor,
+    first: Floats,
+    ends: Ints,
+    weights: Floats,
+    length: int,
+    tried: Transitions | None,
+) -> Ints:
+    """Steps of the support that the ways of one seed consist of, `(B, L)`, -1 before their beginning or where there is none."""
+    support, num_starts = len(model.obs[seed]), len(starts)
+    before, links = model.before[seed].cpu().numpy(), 1 - model.weights[seed].cpu().numpy()
+    start = support + np.arange(len(ends)) % num_starts
+    places = torch.cat([model.next_obs[seed], starts])
+    for _ in range(ROUNDS):
+        ways = _search(before, links, first, start, ends, weights, length)
+        if tried is None:
             break
-        cost = torch.where(shorter, through, cost)
-        came_from = torch.where(shorter, before.view(-1, neighbours).gather(1, which), came_from)
-    start = torch.arange(states.shape[1], device=states.device) % num_starts
-    steps, weights = model.nearest(states)
-    total, best = (cost[steps + first_row, start[:, None]] - weights).min(2, keepdim=True)
-    row = torch.where(total.isfinite(), steps.gather(2, best) + first_row, -1)[..., 0]
-    way = [row]
-    for _ in range(length - 1):
-        way.append(torch.where(way[-1] < 0, -1, came_from[way[-1].clamp(min=0), start]))
-    rows = torch.stack(way[::-1], 2)
-    return (rows - first_row).clamp(min=0), rows >= 0
+        there = ways >= 0
+        came = np.where(there, np.pad(ways, ((0, 0), (1, 0)), constant_values=-1)[:, :-1], -1)
+        came = np.where(there & (came < 0), start[:, None], came)
+        (came_from, step), index = np.unique(np.stack([came[there], ways[there]]), axis=1, return_inverse=True)
+        false = _refuted(model, seed, places[came_from], torch.from_numpy(step), tried).cpu().numpy()
+        if not false.any():
+            break
+        wrong = np.zeros_like(there)
+        wrong[there] = false[index.ravel()]
+        came_from, step = came_from[false], step[false]
+        linked = came_from < support
+        links[step[linked], (before[step[linked]] == came_from[linked, None]).argmax(1)] = np.inf
+        first[step[~linked], came_from[~linked] - support] = np.inf
+        ways = np.where(wrong.any(1, keepdims=True), -1, ways)
+    return ways
 
 
-def leave_out(
-    model: NeighbourModel, first: Tensor, links: Tensor, starts: Tensor, tried: Transitions, steps: Tensor, mask: Tensor
-) -> Tensor:
-    """Which steps of ways `(S, B, L)` are wrong; they cost infinitely much from now on, after what came before them."""
-    num_starts, support = starts.shape[1], model.obs.shape[1]
-    begins = mask & ~torch.nn.functional.pad(mask, (1, 0))[..., :-1]
-    # What came before: a step, or beyond the steps a start.
-    start = support + torch.arange(mask.shape[1], device=mask.device) % num_starts
-    before = torch.where(begins, start[:, None], torch.nn.functional.pad(steps, (1, 0))[..., :-1])
-    wrong = torch.zeros_like(mask)
-    for s in range(len(mask)):
-        pairs, index = torch.stack([before[s][mask[s]], steps[s][mask[s]]]).unique(dim=1, return_inverse=True)
-        came, step = pairs
-        places = torch.cat([model.next_obs[s], starts[s]])[came]
-        false = refuted(model, s, places, step, tried)
-        wrong[s, mask[s]] = false[index]
-        came, step = came[false], step[false]
-        linked, begun = came < support, came >= support
-        slots = (model.before[s, step[linked]] == came[linked, None]).long().argmax(1)
-        links[s, step[linked], slots] = torch.inf
-        first[s, step[begun], came[begun] - support] = torch.inf
-    return wrong
+def _search(before: Ints, links: Floats, first: Floats, start: Ints, ends: Ints, weights: Floats, length: int) -> Ints:
+    """The ways that cost least.
+
+    Args:
+        before: Steps of the support that may come before each, `(M, K)`.
+        links: What each costs after each of them, `(M, K)`.
+        first: What each costs after each start, `(M, G)`.
+        start: Of each way its start, `M` and up, `(B,)`.
+        ends: Steps that may come last, `(B, K)`.
+        weights: Their log-weights.
+        length: `L`.
+    """
+    (support, num_starts), ways = first.shape, np.arange(len(ends))
+    linked, begun = np.isfinite(links), np.isfinite(first)
+    (step, _), (first_step, which) = linked.nonzero(), begun.nonzero()
+    came = np.concatenate([before[linked], support + which])
+    arcs = (np.concatenate([links[linked], first[begun]]), (came, np.concatenate([step, first_step])))
+    nodes = support + num_starts
+    graph = csr_matrix(arcs, shape=(nodes, nodes))
+    cost, came_from = dijkstra(graph, indices=np.arange(support, nodes), return_predecessors=True)
+    total = cost[(start - support)[:, None], ends] - weights
+    best = total.argmin(1)
+    row = np.where(np.isfinite(total[ways, best]), ends[ways, best], -1)
+    rows = []
+    for _ in range(length):
+        rows.append(row)
+        row = np.where(row < 0, -1, came_from[start - support, row])
+        row = np.where(row >= support, -1, row)
+    return np.where(row[:, None] >= 0, -1, np.stack(rows[::-1], 1)).astype(np.int64)
 
 
-def refuted(model: NeighbourModel, seed: int, places: Tensor, steps: Tensor, tried: Transitions) -> Tensor:
+def _refuted(model: NeighbourModel, seed: int, places: Tensor, steps: Tensor, tried: Transitions) -> Tensor:
     """Whether what a seed tried near places `(B, *observation)` says that steps `(B,)` of the support do not go as recorded.
 
     The mean change of what was tried, weighted by how near its state and action are, is compared with the step's change.
     """
     per_step, width = model.per_step[seed], model.bandwidth
-    distances = torch.cdist(places * per_step, tried.obs[seed] * per_step) / width
-    weights = -0.5 * distances.square()
+    weights = -0.5 * (torch.cdist(places * per_step, tried.obs[seed] * per_step) / width).square()
     actions, theirs = model.actions[seed, steps], tried.actions[seed]
     if isinstance(model.action_space, spaces.Box):
         low, high = (torch.as_tensor(x, device=places.device) for x in (model.action_space.low, model.action_space.high))
