@@ -15,6 +15,8 @@ from recall_traces.neighbours import NeighbourModel
 
 ROUNDS = 8
 """How often ways are looked for, each time without the steps that were found to be wrong; ways that still have such are none."""
+GUESS = 1 + 1e-6
+"""What costs more than this was not recorded just so: the next step began a little aside."""
 WRONG_BY = 0.5
 """A step is wrong if what was tried there changed the state by something else, further off than this, in units of a step."""
 ENOUGH = 1.0
@@ -30,9 +32,9 @@ def shortest_traces(model: NeighbourModel, starts: Tensor, states: Tensor, lengt
     between them in units of the bandwidth: what that link lacks in log-weight.
 
     Such a link is a guess: the next step was recorded a little aside, and there may be a wall between. The shortest way is made
-    of the most hopeful guesses. So the steps of the ways that were found are compared with what was tried next to where they
-    begin; those that are refuted are left out, and ways are looked for again, as a lazy roadmap checks only the edges
-    that it is about to use (Bohlin and Kavraki 2000). What was never tried is believed, so that the agent tries it.
+    of the most hopeful guesses. So those on the ways that were found are compared with what was tried next to where they begin;
+    what is refuted is left out, and ways are looked for again, as a lazy roadmap checks only the edges that it is about to use
+    (Bohlin and Kavraki 2000). What was never tried is believed, so that the agent tries it.
 
     The search is scipy's, on the host.
 
@@ -77,15 +79,16 @@ def _ways(
         came = np.where(there, np.pad(ways, ((0, 0), (1, 0)), constant_values=-1)[:, :-1], -1)
         came = np.where(there & (came < 0), start[:, None], came)
         (came_from, step), index = np.unique(np.stack([came[there], ways[there]]), axis=1, return_inverse=True)
-        false = _refuted(model, seed, places[came_from], torch.from_numpy(step), tried).cpu().numpy()
+        linked = came_from < support
+        slot = np.where(linked, (before[step] == came_from[:, None]).argmax(1), 0)
+        cost = np.where(linked, links[step, slot], first[step, np.maximum(came_from - support, 0)])
+        false = _refuted(model, seed, places[came_from], torch.from_numpy(step), tried).cpu().numpy() & (cost > GUESS)
         if not false.any():
             break
         wrong = np.zeros_like(there)
         wrong[there] = false[index.ravel()]
-        came_from, step = came_from[false], step[false]
-        linked = came_from < support
-        links[step[linked], (before[step[linked]] == came_from[linked, None]).argmax(1)] = np.inf
-        first[step[~linked], came_from[~linked] - support] = np.inf
+        links[step[false & linked], slot[false & linked]] = np.inf
+        first[step[false & ~linked], came_from[false & ~linked] - support] = np.inf
         ways = np.where(wrong.any(1, keepdims=True), -1, ways)
     return ways
 

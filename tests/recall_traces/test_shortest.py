@@ -111,6 +111,47 @@ def test_a_fleet_finds_what_its_members_find_alone_and_no_sampled_trace_is_short
     assert (found.mask.sum(2) <= fewest).all()
 
 
+def test_seeds_measure_in_steps_of_their_own() -> None:
+    """The second seed's steps are a hundred times as long."""
+    data = wander(1500, 2, 0).map(lambda x: x * torch.tensor([1.0, 100.0])[:, None, None] if x.dim() == 3 else x)
+    ends = torch.tensor([[[3.0, 3.0], [-3.0, 3.0]], [[300.0, 300.0], [-300.0, 300.0]]])
+    found = fitted(data).shortest_traces(torch.tensor([[[-3.0, -3.0]], [[-300.0, -300.0]]]), ends, 40)
+    assert found.mask.any(2).all()
+    alone = fitted(data.map(lambda x: x[1:])).shortest_traces(torch.full((1, 1, 2), -300.0), ends[1:], 40)
+    assert torch.equal(alone.obs[0], found.obs[1])
+
+
+BEYOND = way((0.2, 0), (1.2, 0), (2, 0))
+"""Begins next to where `AROUND` does; a wall may be between."""
+
+
+def tried_at(*actions: tuple[float, float]) -> Transitions:
+    """Steps from (0, 0) that moved nothing."""
+    still = torch.zeros(1, len(actions), 2)
+    flags = torch.zeros(1, len(actions), dtype=torch.bool)
+    return Transitions(still, torch.tensor([actions], dtype=torch.float32), flags.float(), still, flags, flags)
+
+
+@pytest.mark.parametrize(
+    ("tried", "length"),
+    [
+        (None, 2),
+        (tried_at((1, 0)), 6),
+        (tried_at((1, 0.1), (1, -0.1)), 6),
+        (tried_at(*[(0, 1)] * 9, *[(1, 0)] * 9), 6),  # the way around was recorded just so
+        (tried_at((0, 1)), 2),  # the way around
+        (tried_at((-1, 0)), 2),
+        (steps(BEYOND), 2),
+        (steps(AROUND), 2),
+    ],
+)
+def test_steps_that_were_tried_in_vain_are_left_out(tried: Transitions | None, length: int) -> None:
+    model = fitted(steps(AROUND, BEYOND))
+    found = model.shortest_traces(torch.tensor([[[0.0, 0.0]]]), torch.tensor([[[2.0, 0.0]]]), 8, tried)
+    assert int(found.mask.sum()) == length
+    assert found.actions[0, 0, 8 - length].tolist() == ([0, 1] if length == 6 else [1, 0])
+
+
 def test_only_neighbours_can_be_searched() -> None:
     network = BacktrackingModel(PLANE, PUSH, config=BacktrackingConfig(kind="network", hidden=(8,)))
     with pytest.raises(ValueError, match="only a model of the kind 'neighbours'"):
@@ -146,6 +187,18 @@ def test_recall_finds_the_way_from_where_episodes_began() -> None:
     assert bool(traces.next_obs[0, :, -1].eq(torch.tensor([2.0, 0.0])).all())
     assert not bool(traces.known_end[..., -1].any())  # the target was given, not recorded
     assert bool(traces.known_end[..., :-1].all())
+
+
+def test_bumps_teach_recall_the_way_around_a_wall() -> None:
+    """Until it bumps into the wall next to where one episode began, it believes in the way that another began beyond it."""
+    recall = make_recall(trace_length=8, buffer_updates=1, traces_per_update=32)
+    for one in (AROUND, BEYOND):
+        recall.observe(episode(steps(one)))
+    recall.update()
+    assert set(recall.buffer[0].mask.sum(2)[0].tolist()) == {2}
+    recall.observe(episode(tried_at((1, 0), (1, 0))))
+    recall.update()
+    assert set(recall.buffer[0].mask.sum(2)[0].tolist()) == {2, 6}
 
 
 def test_a_long_way_keeps_its_end() -> None:
