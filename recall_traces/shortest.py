@@ -13,14 +13,16 @@ from torch import Tensor
 from recall_traces.data import Traces, Transitions
 from recall_traces.neighbours import NeighbourModel
 
-ROUNDS = 8
+ROUNDS = 64
 """How often ways are looked for, each time without the steps that were found to be wrong; ways that still have such are none."""
 GUESS = 1 + 1e-6
 """What costs more than this was not recorded just so: the next step began a little aside."""
-WRONG_BY = 0.5
+WIDTH = 0.25
+"""Of the kernels that tell how near it was tried, in units of a step and of half an action's range."""
+WRONG_BY = 0.7
 """A step is wrong if what was tried there changed the state by something else, further off than this, in units of a step."""
-ENOUGH = 1.0
-"""Weight of what was tried, from which on it counts: that of one recorded step from this very state with this very action."""
+ENOUGH = 0.5
+"""Weight of what was tried, from which on it counts; one step from this very state with this very action weighs 1."""
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
@@ -71,6 +73,7 @@ def _ways(
     before, links = model.before[seed].cpu().numpy(), 1 - model.weights[seed].cpu().numpy()
     start = support + np.arange(len(ends)) % num_starts
     places = torch.cat([model.next_obs[seed], starts])
+    believed = np.empty(0, np.int64)
     for _ in range(ROUNDS):
         ways = _search(before, links, first, start, ends, weights, length)
         if tried is None:
@@ -82,9 +85,13 @@ def _ways(
         linked = came_from < support
         slot = np.where(linked, (before[step] == came_from[:, None]).argmax(1), 0)
         cost = np.where(linked, links[step, slot], first[step, np.maximum(came_from - support, 0)])
-        false = _refuted(model, seed, places[came_from], torch.from_numpy(step), tried).cpu().numpy() & (cost > GUESS)
+        key = came_from * support + step
+        new = (cost > GUESS) & ~np.isin(key, believed)
+        false = np.zeros_like(new)
+        false[new] = _refuted(model, seed, places[came_from[new]], torch.from_numpy(step[new]), tried).cpu().numpy()
         if not false.any():
             break
+        believed = np.concatenate([believed, key[new & ~false]])
         wrong = np.zeros_like(there)
         wrong[there] = false[index.ravel()]
         links[step[false & linked], slot[false & linked]] = np.inf
@@ -129,13 +136,13 @@ def _refuted(model: NeighbourModel, seed: int, places: Tensor, steps: Tensor, tr
 
     The mean change of what was tried, weighted by how near its state and action are, is compared with the step's change.
     """
-    per_step, width = model.per_step[seed], model.bandwidth
-    weights = -0.5 * (torch.cdist(places * per_step, tried.obs[seed] * per_step) / width).square()
+    per_step = model.per_step[seed]
+    weights = -0.5 * (torch.cdist(places * per_step, tried.obs[seed] * per_step) / WIDTH).square()
     actions, theirs = model.actions[seed, steps], tried.actions[seed]
     if isinstance(model.action_space, spaces.Box):
         low, high = (torch.as_tensor(x, device=places.device) for x in (model.action_space.low, model.action_space.high))
         half = (high - low) / 2
-        weights = weights - 0.5 * (torch.cdist(actions / half, theirs / half) / width).square()
+        weights = weights - 0.5 * (torch.cdist(actions / half, theirs / half) / WIDTH).square()
     else:
         weights = torch.where(actions[:, None] == theirs, weights, -torch.inf)
     weights = weights.exp()
