@@ -15,6 +15,8 @@ from recall_traces.neighbours import NeighbourModel
 
 ROUNDS = 64
 """How often ways are looked for, each time without the steps that were found to be wrong; ways that still have such are none."""
+LINK = 0.15
+"""Distance, in units of a step, whose square's half it costs to pass from one recorded step to another."""
 GUESS = 1 + 1e-6
 """What costs more than this was not recorded just so: the next step began a little aside."""
 WIDTH = 0.25
@@ -31,12 +33,13 @@ def shortest_traces(model: NeighbourModel, starts: Tensor, states: Tensor, lengt
     """Find the shortest trace from start `b % G` of `(S, G, *observation)` into state `b` of `(S, B, *observation)`.
 
     A trace costs 1 for each of its steps and, wherever it passes from one recorded step to another, half the squared distance
-    between them in units of the bandwidth: what that link lacks in log-weight.
+    between them in units of `LINK`.
 
     Such a link is a guess: the next step was recorded a little aside, and there may be a wall between. The shortest way is made
-    of the most hopeful guesses. So those on the ways that were found are compared with what was tried next to where they begin;
-    what is refuted is left out, and ways are looked for again, as a lazy roadmap checks only the edges that it is about to use
-    (Bohlin and Kavraki 2000). What was never tried is believed, so that the agent tries it.
+    of the most hopeful guesses, so long ones cost far more than they lack in likelihood. And those on the ways that were
+    found are compared with what was tried next to where they begin; what is refuted is left out, and ways are looked for
+    again, as a lazy roadmap checks only the edges that it is about to use (Bohlin and Kavraki 2000). What was never tried is
+    believed, so that the agent tries it.
 
     The search is scipy's, on the host.
 
@@ -48,9 +51,11 @@ def shortest_traces(model: NeighbourModel, starts: Tensor, states: Tensor, lengt
         tried: Recorded steps `(S, E, ...)`, also such that moved nothing; None: everything is believed.
     """
     ends, weights = (x.cpu().numpy() for x in model.nearest(states))
-    first = (1 - model.log_weights(model.obs, starts)).cpu().numpy()
+    price = (model.bandwidth / LINK) ** 2
+    first = (1 - price * model.log_weights(model.obs, starts)).cpu().numpy()
     found = [
-        _ways(model, seed, starts[seed], first[seed], ends[seed], weights[seed], length, tried) for seed in range(len(states))
+        _ways(model, seed, starts[seed], first[seed], ends[seed], price * weights[seed], price, length, tried)
+        for seed in range(len(states))
     ]
     rows = torch.from_numpy(np.stack(found)).to(states.device)
     mask, steps = rows >= 0, rows.clamp(min=0)
@@ -65,12 +70,13 @@ def _ways(
     first: Floats,
     ends: Ints,
     weights: Floats,
+    price: float,
     length: int,
     tried: Transitions | None,
 ) -> Ints:
     """Steps of the support that the ways of one seed consist of, `(B, L)`, -1 before their beginning or where there is none."""
     support, num_starts = len(model.obs[seed]), len(starts)
-    before, links = model.before[seed].cpu().numpy(), 1 - model.weights[seed].cpu().numpy()
+    before, links = model.before[seed].cpu().numpy(), 1 - price * model.weights[seed].cpu().numpy()
     start = support + np.arange(len(ends)) % num_starts
     places = torch.cat([model.next_obs[seed], starts])
     believed = np.empty(0, np.int64)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from recall_traces import BacktrackingConfig, BacktrackingModel, RecallConfig, RecallTraces, Transitions
 from recall_traces.recall import HELD_OUT
+from recall_traces.shortest import LINK
 
 PLANE, PUSH = spaces.Box(-20, 20, (2,)), spaces.Box(-1, 1, (2,))
 NEIGHBOURS = BacktrackingConfig(kind="neighbours", neighbours=8)
@@ -64,12 +65,12 @@ def test_states_belong_to_starts_in_turn() -> None:
 
 
 @pytest.mark.parametrize(("widths", "length"), [(1.0, 8), (2.5, 10)])
-def test_a_link_costs_what_it_lacks_in_likelihood(widths: float, length: int) -> None:
+def test_a_link_costs_half_its_square(widths: float, length: int) -> None:
     """A jump saves two of ten steps, but begins aside of where one arrives: half a step's worth at one width, three at 2.5."""
     straight = steps(way(*((float(x), 0.0) for x in range(11))))
-    aside = widths * 0.1  # before the jump is known, a step is one long
+    aside = widths * LINK  # before the jump is known, a step is one long
     jump = steps(way((4.0 - aside, 0.0), (7.0, 0.0)))
-    model = fitted(straight, bandwidth=0.1)
+    model = fitted(straight)
     density: Any = model.density
     assert density.scale.tolist() == [[[1.0, 0.0]]]
     density.obs, density.actions, density.next_obs = (
