@@ -175,7 +175,7 @@ class MujocoEnv:
         qpos, qvel = self.task.locate(obs.to(self.device, self.engine.dtype))
         self.engine.reset(chosen, qpos, qvel)
         self._age.masked_fill_(chosen, 0)
-        self.payout.begin(chosen)
+        self.payout.begin(chosen, self.engine.fields)
         return self._look(chosen)
 
     def render(self, world: int = 0, width: int = 480, height: int = 480) -> NDArray[np.uint8]:
@@ -233,7 +233,7 @@ class MujocoEnv:
         qpos, qvel = self.task.start(self.num_envs, self._generator, self.engine.dtype)
         self.engine.reset(worlds, qpos, qvel)
         self._age.masked_fill_(worlds, 0)
-        self.payout.begin(worlds)
+        self.payout.begin(worlds, self.engine.fields)
 
     def _any(self, worlds: Tensor) -> bool:
         """Whether there may be such worlds: on a GPU, where asking would wait for it, always."""
