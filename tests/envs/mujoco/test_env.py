@@ -334,6 +334,17 @@ def test_refusals() -> None:
             make("Hopper-v5", **options)
     with pytest.raises(ValueError, match=r"main_body is 'tail'; it must be a number below 14 or one of 'world', 'torso', .*"):
         make("Ant-v5", main_body="tail")
+    with pytest.raises(
+        ValueError, match=r"^xml_file is 'hopper.xml', a model that Reacher-v5 cannot use: Invalid name 'fingertip'"
+    ):
+        make("Reacher-v5", xml_file="hopper.xml")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("engine", ["auto", "cpu", "warp"])
+def test_a_gpu_that_is_not_there(engine: str) -> None:
+    with pytest.raises(ValueError, match=r"^device is 'cuda:1', but torch sees no GPU; use 'cpu'$"):
+        make("Hopper-v5", device="cuda:1", engine=engine)
 
 
 def test_warp_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
