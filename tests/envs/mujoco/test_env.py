@@ -241,6 +241,24 @@ def test_worlds_that_break_end_their_episode(
     assert not list(tmp_path.iterdir())  # MuJoCo's log
 
 
+def test_worlds_that_break_on_a_gpu_are_logged_later(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """There every step is taken for one in which worlds may have broken, here with the CPU in its place."""
+    monkeypatch.setattr("recall_traces.envs.mujoco.env.LOOK_EVERY", 4)
+    env = make("Ant-v5", 4)
+    env._asking_is_free = False
+    play(env, actions_for(env, 9))
+    assert not caplog.records
+    for _ in range(2):
+        state = env.get_state()
+        state["physics"][2, 3] = torch.nan
+        env.set_state(state)
+        play(env, actions_for(env, 8))
+    assert env.num_broken == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        "Ant-v5: environments turned NaN or flew off; their episodes are truncated"
+    ]
+
+
 @pytest.mark.parametrize("frame_skip", [1, 4])
 def test_nothing_infinite_is_ever_seen(frame_skip: int) -> None:
     """MuJoCo looks at the beginning of a substep; what the last one spoils must be found too."""
