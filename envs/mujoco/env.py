@@ -166,7 +166,7 @@ class MujocoEnv:
         """Put worlds into the states that observations show, at the start of an episode.
 
         What an observation does not show is x and y, which become 0, velocities of Hopper and Walker2d beyond ±10, and the
-        solver's warm start. Derived fields (contact forces and so on) are computed anew.
+        solver's warm start. Derived fields are computed anew, but for contact forces, which are 0 as after a reset.
 
         Args:
             obs: `(num_envs, observation)`; rows of other worlds are not used.
