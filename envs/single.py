@@ -49,6 +49,7 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         """Start an episode; a seed, also that of the first call without one, decides all episodes up to the next seed."""
         super().reset(seed=seed)
         if seed is not None or not self._seeded:
+            self.close()
             self._env = make(self._env_id, seed=int(self.np_random.integers(2**31)), **self._options)
             self._seeded = True
         self._shown = self._env.reset()[0]
@@ -66,6 +67,11 @@ class SingleEnv(gymnasium.Env[Any, Any]):
         if self.render_mode is None:
             return None
         return self._env.render(obs=self._shown) if self._draws_obs else self._env.render()
+
+    def close(self) -> None:
+        """Close the environment, if it has anything to close."""
+        if hasattr(self._env, "close"):
+            self._env.close()
 
 
 def _single(row: Tensor) -> Any:

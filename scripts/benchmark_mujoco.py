@@ -7,11 +7,13 @@ On the CPU, with 64 environments on the cores that the process may use:
 
 * `physics`: `mujoco.rollout` on as many threads as cores, whole trajectories in one call, of the model as Gymnasium has it; no
   observation, reward or reset. It steps the same states with the same actions as
-* `ours, no ends`: our environment, in which no episode terminates, so that both simulate the same.
+* `ours, no ends`: our environment, in which no episode ends, so that both simulate the same.
 * `ours`: our environment as it is, which resets the worlds whose episodes end.
 * `async`, `sync`: `gymnasium.make_vec` in these modes, of Gymnasium's own environments.
 
-With `--engine warp`: our environment on that engine against bare `mujoco_warp.step`, `frame_skip` of them in one CUDA graph.
+With `--engine warp`: `ours` and `ours, no ends` on that engine against `bare step`, `frame_skip` of `mujoco_warp.step` in one
+CUDA graph, with the same buffers, states and actions. With `--device cpu --tasks Hopper --worlds 4 --seconds 0.1` it runs
+anywhere, to see that it runs; the first run compiles for minutes.
 
 Actions are uniform. Each round times every contestant once, in turn, in a process of its own, warm-up excluded; quoted are the
 medians and the ratios within a round. Writes `runs/benchmark_mujoco.json`. About `rounds × tasks × 5 × (seconds + 5 s)`.
@@ -33,8 +35,8 @@ from typing import Any
 TASKS = ("Hopper", "HalfCheetah", "Walker2d", "Ant", "Humanoid")
 CPU_CONTESTANTS = ("physics", "ours, no ends", "ours", "async", "sync")
 CPU_RATIOS = (("ours, no ends", "physics"), ("ours", "async"), ("ours", "sync"))
-WARP_CONTESTANTS = ("bare step", "warp")
-WARP_RATIOS = (("warp", "bare step"),)
+WARP_CONTESTANTS = ("bare step", "ours, no ends", "ours")
+WARP_RATIOS = (("ours, no ends", "bare step"),)
 BLOCK = 20
 """Steps with actions of their own, played again and again."""
 
@@ -60,7 +62,10 @@ def make_ours(task: str, worlds: int, engine: str, device: str, ends: bool) -> A
     from recall_traces import envs
 
     options = {} if ends or task == "HalfCheetah" else {"terminate_when_unhealthy": False}
-    return envs.make(f"{task}-v5", worlds, device=device, engine=engine, **options)
+    env: Any = envs.make(f"{task}-v5", worlds, device=device, engine=engine, **options)
+    if not ends:
+        env.horizon = sys.maxsize
+    return env
 
 
 def draw_actions(env: Any) -> Any:
@@ -125,22 +130,22 @@ def measure_bare_warp(task: str, worlds: int, seconds: float, device: str) -> fl
 
     env = make_ours(task, worlds, "warp", device, ends=False)
     actions, frame_skip = draw_actions(env).unbind(0), env.task._options.frame_skip
-    inner = env.engine
-    data, model = inner._data, inner._model
+    data, model = env.engine._data, env.engine._model
+    model.callback.contactfilter = None  # which is our addition
     controls = wp.to_torch(data.ctrl)
-    with wp.ScopedDevice(wp.device_from_torch(torch.device(device))), wp.ScopedCapture() as capture:
+    with wp.ScopedDevice(wp.device_from_torch(env.device)), wp.ScopedCapture() as capture:
         for _ in range(frame_skip):
             mujoco_warp.step(model, data)
 
     def step(k: int) -> None:
         controls.copy_(actions[k % BLOCK])
-        wp.capture_launch(capture.graph)
+        env.engine._replay(capture.graph)
 
     wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
     return speed(step, worlds, seconds, wait)
 
 
-def measure(contestant: str, task: str, worlds: int, seconds: float, device: str) -> float:
+def measure(contestant: str, task: str, worlds: int, seconds: float, engine: str, device: str) -> float:
     """Environment steps per second of one contestant, in this process."""
     if contestant == "physics":
         return measure_physics(task, worlds, seconds)
@@ -148,12 +153,10 @@ def measure(contestant: str, task: str, worlds: int, seconds: float, device: str
         return measure_gymnasium(task, worlds, seconds, contestant)
     if contestant == "bare step":
         return measure_bare_warp(task, worlds, seconds, device)
-    engine = "warp" if contestant == "warp" else "cpu"
-    where = device if engine == "warp" else "cpu"
-    return measure_ours(task, worlds, seconds, engine, where, ends=contestant != "ours, no ends")
+    return measure_ours(task, worlds, seconds, engine, device, ends=contestant == "ours")
 
 
-def hardware(device: str) -> dict[str, Any]:
+def hardware(engine: str, device: str) -> dict[str, Any]:
     from recall_traces.envs.mujoco.cpu_engine import num_cores
 
     cpu = pathlib.Path("/proc/cpuinfo")
@@ -161,12 +164,12 @@ def hardware(device: str) -> dict[str, Any]:
         [line.partition(":")[2].strip() for line in cpu.read_text().splitlines() if "model name" in line] if cpu.exists() else []
     )
     found: dict[str, Any] = {"processor": (names or [platform.processor() or platform.machine()])[0], "cores": num_cores()}
-    found["versions"] = {name: importlib.metadata.version(name) for name in ("mujoco", "gymnasium", "torch", "numpy")}
+    packages = ("mujoco", "gymnasium", "torch", "numpy", *(("mujoco-warp", "warp-lang") if engine == "warp" else ()))
+    found["versions"] = {name: importlib.metadata.version(name) for name in packages}
     if device.startswith("cuda"):
         import torch
 
-        found["gpu"] = torch.cuda.get_device_name(device)
-        found["versions"] |= {name: importlib.metadata.version(name) for name in ("mujoco-warp", "warp-lang")}
+        found |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
     return found
 
 
@@ -181,17 +184,18 @@ def summarize(speeds: dict[str, list[float]], pairs: tuple[tuple[str, str], ...]
 
 def main(arguments: argparse.Namespace) -> None:
     warp = arguments.engine == "warp"
+    device = arguments.device if warp else "cpu"
     contestants, pairs = (WARP_CONTESTANTS, WARP_RATIOS) if warp else (CPU_CONTESTANTS, CPU_RATIOS)
     worlds = arguments.worlds or ([1024, 4096, 16384] if warp else [64])
     cases = list(itertools.product(arguments.tasks, worlds))
     speeds: dict[tuple[str, int], dict[str, list[float]]] = {case: {name: [] for name in contestants} for case in cases}
-    result: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "hardware": hardware(arguments.device if warp else "cpu")}
+    result: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "hardware": hardware(arguments.engine, device)}
     path = pathlib.Path(arguments.out)
     path.parent.mkdir(parents=True, exist_ok=True)
     for _ in range(arguments.rounds):
         for (task, number), name in itertools.product(cases, contestants):
             command = [sys.executable, "-W", "ignore", __file__, "--measure", name, "--tasks", task, "--worlds", str(number)]
-            command += ["--seconds", str(arguments.seconds), "--device", arguments.device]
+            command += ["--seconds", str(arguments.seconds), "--engine", arguments.engine, "--device", device]
             output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
             speeds[task, number][name].append(float(json.loads(output.strip().splitlines()[-1])["speed"]))
             print(f"{task:12s} {number:6d} {name:14s} {speeds[task, number][name][-1]:12.0f} steps per second", flush=True)
@@ -216,6 +220,7 @@ if __name__ == "__main__":
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
-        print(json.dumps({"speed": measure(given.measure, given.tasks[0], given.worlds[0], given.seconds, given.device)}))
+        case = (given.measure, given.tasks[0], given.worlds[0], given.seconds, given.engine, given.device)
+        print(json.dumps({"speed": measure(*case)}))
     else:
         main(given)

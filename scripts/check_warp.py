@@ -1,4 +1,4 @@
-"""Check and time the warp engine on this machine, in one call; prints JSON.
+"""Check the warp engine on this machine, in one call; prints JSON. `benchmark_mujoco.py --engine warp` tells how fast it is.
 
     python scripts/check_warp.py [--device cuda] [--worlds 1024 4096 16384] [--tasks Ant ...] [--quick]
 
@@ -10,9 +10,6 @@ For each task:
 * `broken`: worlds that are given NaN are flagged and put back, and go on as if new; others do not notice.
 * `waiting`: steps and resets with torch's check for hidden waiting switched on, and how long a call keeps the host. Warp's own
   waiting would show as a share near 1 where the device is busy.
-* `speed`: environment and physics steps per second, of the engine, of the engine with a reset of a few worlds after each step
-  (as an environment does on a GPU), and of bare `mujoco_warp.step` in a graph, in turn and from the same states; quoted are the
-  medians and the median ratio within a round.
 * `memory`: bytes per world, taken from the device, and as the message about too many worlds estimates them.
 
 With `--device cpu --worlds 4 --quick` it runs anywhere, to see that it runs. The first run compiles for minutes.
@@ -20,12 +17,8 @@ With `--device cpu --worlds 4 --quick` it runs anywhere, to see that it runs. Th
 
 import argparse
 import json
-import platform
-import statistics
 import sys
 import time
-from collections.abc import Callable
-from importlib import metadata
 from typing import Any
 
 import mujoco
@@ -33,6 +26,7 @@ import mujoco_warp
 import numpy as np
 import torch
 import warp as wp
+from benchmark_mujoco import hardware
 
 from recall_traces.envs.mujoco import warp_engine
 from recall_traces.envs.mujoco.build import load_model
@@ -100,67 +94,33 @@ def parity(model: mujoco.MjModel, frame_skip: int, device: torch.device, count: 
     return {"states": count, "fields": report, "holds": all(field["within_1e-3"] >= 0.95 for field in report.values())}
 
 
-class Bare:
-    """Nothing but MuJoCo Warp's step, in a graph, with buffers as large as the engine's."""
-
-    def __init__(self, engine: WarpEngine, model: mujoco.MjModel, frame_skip: int) -> None:
-        self.engine, self.frame_skip = engine, frame_skip
-        model, _ = warp_engine._served(model)
-        with wp.ScopedDevice(wp.device_from_torch(engine.device)):
-            self.model = mujoco_warp.put_model(model)
-            self.model.opt.warn_overflow = 0
-            self.data = warp_engine._make_data(model, engine.num_worlds, engine._sizes)
-            self.views = {name: wp.to_torch(getattr(self.data, name)) for name in ("qpos", "qvel", "qacc_warmstart", "ctrl")}
-            mujoco_warp.step(self.model, self.data)
-            with wp.ScopedCapture() as capture:
-                self.one_by_one()
-        self.graph = capture.graph
-        wp.synchronize_device(wp.device_from_torch(engine.device))
-
-    def one_by_one(self) -> None:
-        for _ in range(self.frame_skip):
-            mujoco_warp.step(self.model, self.data)
-
-    def take_over(self) -> None:
-        """Put its worlds where the engine's are."""
-        for name in ("qpos", "qvel", "qacc_warmstart"):
-            self.views[name].copy_(wp.to_torch(getattr(self.engine._data, name)))
-
-    def step(self, controls: torch.Tensor) -> None:
-        self.views["ctrl"].copy_(controls)
-        self.engine._replay(self.graph)
-
-
 def graph(model: mujoco.MjModel, frame_skip: int, device: torch.device, worlds: int) -> dict[str, Any]:
     """Largest differences of positions after one step; not 0 on a GPU, where sums have no fixed order."""
     engine = WarpEngine(model, worlds, frame_skip, (), device)
-    bare = Bare(engine, model, frame_skip)
-    bare.model.callback.contactfilter = warp_engine._align_capsules
     everywhere = torch.ones(worlds, dtype=torch.bool, device=device)
     pool = controls_for(model, worlds, device, 20)
     for controls in pool:
         engine.step(controls)
-    state = engine.get_state()
+    state, positions = engine.get_state(), engine.fields["qpos"]
+    engine.step(pool[0])
+    captured = positions.clone()
 
     engine.set_state(everywhere, state)
-    bare.take_over()
-    bare.views["ctrl"].copy_(pool[0])
+    engine._ctrl.copy_(pool[0])
     synchronize(device)
     with wp.ScopedDevice(wp.device_from_torch(device)):
-        bare.one_by_one()
+        for _ in range(frame_skip):
+            mujoco_warp.step(engine._model, engine._data)
         wp.synchronize_device()
-    engine.step(pool[0])
-    report = {"against_one_by_one": float((engine.fields["qpos"] - bare.views["qpos"]).abs().max())}
+    report = {"against_one_by_one": float((captured - positions).abs().max())}
     if device.type == "cuda":
-        first = engine.fields["qpos"].clone()
         engine.set_state(everywhere, state)
         side = torch.cuda.Stream(device)
         side.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(side):
             engine.step(pool[0])
-            second = engine.fields["qpos"].clone()
         torch.cuda.current_stream(device).wait_stream(side)
-        report["on_another_stream"] = float((first - second).abs().max())
+        report["on_another_stream"] = float((captured - positions).abs().max())
     report["holds"] = max(report.values()) < 1e-3
     return report
 
@@ -217,47 +177,6 @@ def waiting(engine: WarpEngine, pool: torch.Tensor, few: torch.Tensor, steps: in
     return {"host_us_per_call": 1e6 * on_host / (2 * steps), "share_on_host": on_host / altogether}
 
 
-def speed(
-    engine: WarpEngine, bare: Bare, pool: torch.Tensor, few: torch.Tensor, frame_skip: int, rounds: int, seconds: float
-) -> dict[str, Any]:
-    qpos, qvel = engine.fields["qpos"].clone(), engine.fields["qvel"].clone()
-    state, everywhere = engine.get_state(), torch.ones_like(few)
-
-    def with_resets(controls: torch.Tensor) -> None:
-        engine.step(controls)
-        engine.reset(few, qpos, qvel)
-
-    contestants = {"engine": engine.step, "engine_with_resets": with_resets, "bare": bare.step}
-    steps = max(3, int(seconds / seconds_per_step(engine.step, pool, engine.device, 3)))
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, call in contestants.items():
-            engine.set_state(everywhere, state)
-            bare.take_over()
-            rates[name].append(engine.num_worlds / seconds_per_step(call, pool, engine.device, steps))
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    return {
-        "steps_per_round": steps,
-        "env_steps_per_second": medians,
-        "physics_steps_per_second": {name: value * frame_skip for name, value in medians.items()},
-        "of_bare": {
-            name: statistics.median(a / b for a, b in zip(rates[name], rates["bare"], strict=True))
-            for name in ("engine", "engine_with_resets")
-        },
-        "rounds": rates,
-    }
-
-
-def seconds_per_step(call: Callable[[torch.Tensor], None], pool: torch.Tensor, device: torch.device, steps: int) -> float:
-    call(pool[0])
-    synchronize(device)
-    began = time.perf_counter()
-    for index in range(steps):
-        call(pool[index % len(pool)])
-    synchronize(device)
-    return (time.perf_counter() - began) / steps
-
-
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -266,21 +185,6 @@ def synchronize(device: torch.device) -> None:
 def free_bytes(device: torch.device) -> int:
     synchronize(device)
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-
-
-def hardware(device: torch.device) -> dict[str, Any]:
-    versions = {name: metadata.version(name) for name in ("torch", "mujoco", "mujoco-warp", "warp-lang")}
-    report: dict[str, Any] = {"device": str(device), "python": platform.python_version(), **versions}
-    if device.type == "cuda":
-        wp.init()
-        properties = torch.cuda.get_device_properties(device)
-        report |= {
-            "name": properties.name,
-            "bytes": properties.total_memory,
-            "cuda": torch.version.cuda,
-            "conditional_graphs": wp.is_conditional_graph_supported(),
-        }
-    return report
 
 
 def check_task(task: str, device: torch.device, world_counts: list[int], quick: bool) -> dict[str, Any]:
@@ -307,14 +211,12 @@ def check_task(task: str, device: torch.device, world_counts: list[int], quick: 
         for index in range(5 if quick else 100):  # until bodies lie on the floor
             engine.step(pool[index % len(pool)])
         row["waiting"] = waiting(engine, pool, few, 5 if quick else 100)
-        bare = Bare(engine, model, frame_skip)
-        row["speed"] = speed(engine, bare, pool, few, frame_skip, 2 if quick else 5, 0.05 if quick else 1.0)
         engine.check()
         row["broken_in_last_step"] = int(engine.broken.sum())
         report[f"{worlds} worlds"] = row
-        print(f"{task}, {worlds} worlds: {row['speed']['of_bare']['engine']:.3f} of bare", file=sys.stderr, flush=True)
+        print(f"{task}, {worlds} worlds", file=sys.stderr, flush=True)
         engine.close()
-        del engine, bare
+        del engine
     return report
 
 
@@ -323,10 +225,10 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--worlds", type=int, nargs="+", default=[1024, 4096, 16384])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--quick", action="store_true", help="few states, short rounds")
+    parser.add_argument("--quick", action="store_true", help="few states and steps")
     options = parser.parse_args()
     device = warp_engine._with_index(options.device)
-    report: dict[str, Any] = {"hardware": hardware(device), "tasks": {}}
+    report: dict[str, Any] = {"hardware": hardware("warp", str(device)), "tasks": {}}
     for task in options.tasks:
         try:
             report["tasks"][task] = check_task(task, device, options.worlds, options.quick)

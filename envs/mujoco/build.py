@@ -43,12 +43,18 @@ def build(
         seed: of the first states.
 
     Raises:
-        ValueError: there is no such model, or the engine is not installed.
+        ValueError: there is no such model, the task cannot use it, there is no such device, or the engine is not installed.
         MemoryError: so many worlds do not fit.
     """
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {str(device)!r}, but torch sees no GPU; use 'cpu'")
     model = load_model(options.xml_file)
-    task: Task = _imported(task_class)(options, model)
-    engine = make_engine(model, num_envs, task.fields, torch.device(device), options)
+    try:
+        task: Task = _imported(task_class)(options, model)
+    except KeyError as error:
+        raise ValueError(f"xml_file is {options.xml_file!r}, a model that {name} cannot use: {error.args[0]}") from error
+    engine = make_engine(model, num_envs, task.fields, device, options)
     payout: Payout = _imported(payout_class)(num_envs, engine.device, engine.dtype)
     return MujocoEnv(name, model, task, payout, engine, seed, getattr(torch, options.dtype))
 

@@ -88,7 +88,7 @@ class CPUEngine:
             for name, (columns, shape) in worlds.layout.items()
         }
         self._all = range(num_worlds)
-        self._spread([simulator.restore_all for simulator in self._simulators], self._all)
+        self._crew.share([simulator.restore_all for simulator in self._simulators], self._all)
         self._on_host = self.device.type == "cpu"
         if self._on_host:
             self.fields, self.broken = self._host_fields, self._broken
@@ -106,12 +106,12 @@ class CPUEngine:
         worlds = self._worlds
         worlds.controls[:] = controls.detach().cpu().numpy()
         worlds.broken[:] = False
-        self._spread([simulator.step_all for simulator in self._simulators], self._all)
+        self._crew.share([simulator.step_all for simulator in self._simulators], self._all)
         # MuJoCo looks at each substep's beginning, so what the last one spoils is found here.
         if not np.abs(worlds.moving).max() < TOO_LARGE:
             spoilt = ~(np.abs(worlds.moving) < TOO_LARGE).all(1)
             worlds.broken |= spoilt
-            self._spread([simulator.restore_all for simulator in self._simulators], np.flatnonzero(spoilt).tolist())
+            self._crew.share([simulator.restore_all for simulator in self._simulators], np.flatnonzero(spoilt).tolist())
         self._publish()
 
     def reset(self, worlds: Tensor, qpos: Tensor, qvel: Tensor) -> None:
@@ -119,7 +119,7 @@ class CPUEngine:
         chosen = torch.nonzero(worlds).flatten().tolist()
         places, speeds = (values.detach().to("cpu", torch.float64).numpy() for values in (qpos, qvel))
         self._worlds.starts = (places, speeds)
-        self._spread([simulator.reset_all for simulator in self._simulators], chosen)
+        self._crew.share([simulator.reset_all for simulator in self._simulators], chosen)
         self._publish()
 
     def get_state(self) -> Tensor:
@@ -133,7 +133,7 @@ class CPUEngine:
         self._publish()
 
     def close(self) -> None:
-        """End the threads; the engine cannot be used afterwards."""
+        """End the threads; later calls do without them."""
         self._finalizer()
 
     def _publish(self) -> None:
@@ -141,17 +141,6 @@ class CPUEngine:
             for name, field in self._host_fields.items():
                 self.fields[name].copy_(field)
             self.broken.copy_(self._broken)
-
-    def _spread(self, deeds: list[_Deed], worlds: Sequence[int]) -> None:
-        """Do something to some worlds, shared among the simulators: who is free takes the next world."""
-        left = deque(worlds)
-        deeds = deeds[: max(1, len(worlds))]
-        for deed in deeds[1:]:
-            self._crew.begin(deed, left)
-        try:
-            deeds[0](left)
-        finally:
-            self._crew.wait(len(deeds) - 1)
 
 
 def num_cores() -> int:
@@ -263,25 +252,46 @@ _Deed = Callable[[deque[int]], None]
 class _Crew:
     """Threads that wait for work. `concurrent.futures` has the same, and takes a few percent of the smallest models' steps."""
 
+    _threads: list[Thread]
+
     def __init__(self, num_threads: int) -> None:
-        self._num_threads = num_threads
-        self._inbox: SimpleQueue[tuple[_Deed, deque[int]] | None] = SimpleQueue()
-        self._outbox: SimpleQueue[BaseException | None] = SimpleQueue()
-        for _ in range(num_threads):
-            Thread(target=_work, args=(self._inbox, self._outbox), name="mujoco", daemon=True).start()
+        self._start(num_threads)
 
-    def begin(self, deed: _Deed, left: deque[int]) -> None:
-        self._inbox.put((deed, left))
+    def share(self, deeds: list[_Deed], worlds: Sequence[int]) -> None:
+        """Do something to some worlds: a deed for each thread, the calling one first, and who is free takes the next world.
 
-    def wait(self, count: int) -> None:
-        """Wait until so many deeds are done, and raise what one of them raised."""
-        errors = [error for error in [self._outbox.get() for _ in range(count)] if error is not None]
-        if errors:
-            raise errors[0]
+        Raises what one of them raised. The calling thread does all where there are no others: after `dismiss`, and in a process
+        that was forked.
+        """
+        left = deque(worlds)
+        others = [deed for deed, thread in zip(deeds[1 : len(worlds)], self._threads, strict=False) if thread.is_alive()]
+        try:
+            for deed in others:
+                self._inbox.put((deed, left))
+            deeds[0](left)
+            for _ in others:
+                if (error := self._outbox.get()) is not None:
+                    raise error
+        except BaseException:  # Ctrl-C may come anywhere, and whoever is still at work would disturb the next call
+            threads = self._threads
+            self.dismiss()
+            for thread in threads:
+                thread.join()
+            self._start(len(threads))
+            raise
 
     def dismiss(self) -> None:
-        for _ in range(self._num_threads):
+        for _ in self._threads:
             self._inbox.put(None)
+        self._threads = []
+
+    def _start(self, num_threads: int) -> None:
+        self._inbox: SimpleQueue[tuple[_Deed, deque[int]] | None] = SimpleQueue()
+        self._outbox: SimpleQueue[BaseException | None] = SimpleQueue()
+        work = (self._inbox, self._outbox)
+        self._threads = [Thread(target=_work, args=work, name="mujoco", daemon=True) for _ in range(num_threads)]
+        for thread in self._threads:
+            thread.start()
 
 
 def _work(inbox: SimpleQueue[tuple[_Deed, deque[int]] | None], outbox: SimpleQueue[BaseException | None]) -> None:

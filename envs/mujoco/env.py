@@ -20,6 +20,8 @@ from recall_traces.envs.mujoco.task import Task
 from recall_traces.seeding import restore_generator, seeded_generator
 
 PHYSICS, AGE = "physics", "age"
+LOOK_EVERY = 64
+"""Steps of a GPU between two looks at how many worlds broke."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -65,6 +67,8 @@ class MujocoEnv:
         self._everywhere = torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
         self._age = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
         self._asking_is_free = self.device.type == "cpu"
+        self._num_seen = torch.zeros_like(self.num_broken, device="cpu", pin_memory=not self._asking_is_free)
+        self._steps, self._told = 0, False
         self._painter: Painter | None = None
         self._obs = self.reset()
 
@@ -162,7 +166,7 @@ class MujocoEnv:
         """Put worlds into the states that observations show, at the start of an episode.
 
         What an observation does not show is x and y, which become 0, velocities of Hopper and Walker2d beyond ±10, and the
-        solver's warm start. Derived fields (contact forces and so on) are computed anew.
+        solver's warm start. Derived fields are computed anew, but for contact forces, which are 0 as after a reset.
 
         Args:
             obs: `(num_envs, observation)`; rows of other worlds are not used.
@@ -175,7 +179,7 @@ class MujocoEnv:
         qpos, qvel = self.task.locate(obs.to(self.device, self.engine.dtype))
         self.engine.reset(chosen, qpos, qvel)
         self._age.masked_fill_(chosen, 0)
-        self.payout.begin(chosen)
+        self.payout.begin(chosen, self.engine.fields)
         return self._look(chosen)
 
     def render(self, world: int = 0, width: int = 480, height: int = 480) -> NDArray[np.uint8]:
@@ -233,14 +237,21 @@ class MujocoEnv:
         qpos, qvel = self.task.start(self.num_envs, self._generator, self.engine.dtype)
         self.engine.reset(worlds, qpos, qvel)
         self._age.masked_fill_(worlds, 0)
-        self.payout.begin(worlds)
+        self.payout.begin(worlds, self.engine.fields)
 
     def _any(self, worlds: Tensor) -> bool:
         """Whether there may be such worlds: on a GPU, where asking would wait for it, always."""
         return not self._asking_is_free or bool(worlds.any())
 
     def _count(self, broken: Tensor) -> None:
+        """Count worlds that broke, and log the first ones: on a GPU later, when the number has come without waiting for it."""
         if self._asking_is_free and not self.num_broken:
             which = torch.nonzero(broken).flatten().tolist()
             _LOG.warning("%s: environments %s turned NaN or flew off; their episodes are truncated", self.name, which)
         self.num_broken += broken.sum()
+        self._steps += 1
+        if not self._asking_is_free and self._steps % LOOK_EVERY == 0:
+            if self._num_seen and not self._told:
+                _LOG.warning("%s: environments turned NaN or flew off; their episodes are truncated", self.name)
+                self._told = True
+            self._num_seen.copy_(self.num_broken, non_blocking=True)

@@ -37,8 +37,8 @@ class Payout(Protocol):
         """
         ...
 
-    def begin(self, worlds: Tensor) -> None:
-        """Forget the episodes of some worlds, bool, `(num_worlds,)`."""
+    def begin(self, worlds: Tensor, fields: Fields) -> None:
+        """Forget the episodes of some worlds, bool, `(num_worlds,)`; `fields` are those of the new ones' first states."""
         ...
 
 
@@ -54,7 +54,7 @@ class Dense:
     def pay(self, rewards: Tensor, fields: Fields, ages: Tensor, done: Tensor) -> Tensor:
         return rewards
 
-    def begin(self, worlds: Tensor) -> None:
+    def begin(self, worlds: Tensor, fields: Fields) -> None:
         pass
 
 
@@ -73,8 +73,9 @@ class Sparse:
         furthest.add_(passed)
         return passed
 
-    def begin(self, worlds: Tensor) -> None:
-        self.counters["furthest"].masked_fill_(worlds, 0)
+    def begin(self, worlds: Tensor, fields: Fields) -> None:
+        furthest = self.counters["furthest"]
+        furthest.copy_(torch.where(worlds, fields["qpos"][:, 0].floor().clamp_(min=0), furthest))
 
 
 class Delayed:
@@ -93,5 +94,5 @@ class Delayed:
         owed.masked_fill_(due, 0)
         return paid
 
-    def begin(self, worlds: Tensor) -> None:
+    def begin(self, worlds: Tensor, fields: Fields) -> None:
         self.counters["owed"].masked_fill_(worlds, 0)

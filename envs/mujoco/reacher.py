@@ -35,7 +35,7 @@ class Reacher:
     horizon: int = 50
     success_return: float | None = -3.75
     fields: tuple[str, ...] = ("xpos",)
-    shown: int = 10
+    shown: int = 8
     camera: Camera = Camera(trackbodyid=0)
 
     def __init__(self, options: ReacherConfig, model: mujoco.MjModel) -> None:

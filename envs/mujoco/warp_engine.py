@@ -137,11 +137,9 @@ class WarpEngine:
             except (RuntimeError, MemoryError) as error:
                 if "allocate" not in str(error) and "out of memory" not in str(error):
                     raise
-                fit = int(free / _bytes_per_world(model, self._sizes))
-                raise MemoryError(
-                    f"{num_worlds} worlds do not fit into the {free / 2**30:.1f} GiB that are free on {self.device}; "
-                    f"about {fit} would"
-                ) from error
+                room = f"{free / 2**30:.1f} GiB that are free on {self.device}" if free else f"memory of {self.device}"
+                fit = f"; about {int(free / _bytes_per_world(model, self._sizes))} would" if free else ""
+                raise MemoryError(f"{num_worlds} worlds do not fit into the {room}{fit}") from error
 
     def _build(self, model: mujoco.MjModel, frame_skip: int, fields: tuple[str, ...]) -> None:
         self._data = _make_data(model, self.num_worlds, self._sizes)
@@ -392,8 +390,11 @@ def _bytes_in(value: Any) -> int:
 
 
 def _free_bytes(device: torch.device) -> int:
+    """Memory that is free on a device; 0 where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    if "SC_AVPHYS_PAGES" not in getattr(os, "sysconf_names", ()):  # macOS, Windows
+        return 0
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 

@@ -51,6 +51,23 @@ def test_seeds_reproduce_episodes() -> None:
     assert play() != episode
 
 
+def test_what_an_environment_holds_is_freed_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As MuJoCo's pictures, also where a seed builds it anew."""
+    from recall_traces.envs.mujoco.env import MujocoEnv
+
+    closed: list[MujocoEnv] = []
+    monkeypatch.setattr(MujocoEnv, "close", lambda self: closed.append(self))
+    env = gymnasium.make("recall_traces/Hopper-v5")
+    for _ in range(2):
+        inner = env.unwrapped._env
+        env.reset(seed=1)
+        assert closed.pop() is inner
+    env.reset()
+    assert not closed
+    env.close()
+    assert closed == [env.unwrapped._env]
+
+
 def test_an_episode_ends_with_its_true_final_observation() -> None:
     env = gymnasium.make("recall_traces/FourRooms-7-v0")
     obs, info = env.reset(seed=0)

@@ -1,6 +1,12 @@
 """The batched environment: autoreset, states, worlds that break, seeds, refusals."""
 
 import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -169,8 +175,7 @@ def test_observations_determine_the_state(env_id: str, options: dict[str, Any]) 
     play(other, actions_for(other, 3))
     chosen = torch.tensor([True, True, False])
     seen = other.set_obs(obs, chosen)
-    size = env.model.nq + env.model.nv - (0 if options or env_id == "Reacher-v5" else env.task._hidden)
-    torch.testing.assert_close(seen[chosen, :size], obs[chosen, :size], rtol=0, atol=1e-12)
+    torch.testing.assert_close(seen[chosen, env.state_columns], obs[chosen, env.state_columns], rtol=0, atol=1e-12)
     hidden = 0 if options or env_id == "Reacher-v5" else env.task._hidden
     for name, tolerance in (("qpos", 1e-12), ("qvel", 0.0 if env_id[0] not in "HW" else 1e-12)):
         found, expected = other.engine.fields[name][chosen], fields[name][chosen]
@@ -233,6 +238,24 @@ def test_worlds_that_break_end_their_episode(
         assert later.obs.isfinite().all()
         assert not later.info["broken"].any()
     assert not list(tmp_path.iterdir())  # MuJoCo's log
+
+
+def test_worlds_that_break_on_a_gpu_are_logged_later(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """There every step is taken for one in which worlds may have broken, here with the CPU in its place."""
+    monkeypatch.setattr("recall_traces.envs.mujoco.env.LOOK_EVERY", 4)
+    env = make("Ant-v5", 4)
+    env._asking_is_free = False
+    play(env, actions_for(env, 9))
+    assert not caplog.records
+    for _ in range(2):
+        state = env.get_state()
+        state["physics"][2, 3] = torch.nan
+        env.set_state(state)
+        play(env, actions_for(env, 8))
+    assert env.num_broken == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        "Ant-v5: environments turned NaN or flew off; their episodes are truncated"
+    ]
 
 
 @pytest.mark.parametrize("frame_skip", [1, 4])
@@ -328,11 +351,20 @@ def test_refusals() -> None:
             make("Hopper-v5", **options)
     with pytest.raises(ValueError, match=r"main_body is 'tail'; it must be a number below 14 or one of 'world', 'torso', .*"):
         make("Ant-v5", main_body="tail")
+    with pytest.raises(
+        ValueError, match=r"^xml_file is 'hopper.xml', a model that Reacher-v5 cannot use: Invalid name 'fingertip'"
+    ):
+        make("Reacher-v5", xml_file="hopper.xml")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("engine", ["auto", "cpu", "warp"])
+def test_a_gpu_that_is_not_there(engine: str) -> None:
+    with pytest.raises(ValueError, match=r"^device is 'cuda:1', but torch sees no GPU; use 'cpu'$"):
+        make("Hopper-v5", device="cuda:1", engine=engine)
 
 
 def test_warp_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "recall_traces.envs.mujoco.warp_engine", None)
     with pytest.raises(
         ValueError, match=r"^the engine 'warp' needs MuJoCo Warp: pip install 'recall-traces\[gpu\]'; or .*'cpu'$"
@@ -351,9 +383,6 @@ def test_models_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_closing_ends_the_threads() -> None:
-    import threading
-    import time
-
     before = set(threading.enumerate())  # those of environments that were dropped may end at any time
     env = make("Ant-v5", 4, num_threads=3)
     ours = set(threading.enumerate()) - before
@@ -365,13 +394,60 @@ def test_closing_ends_the_threads() -> None:
     assert not any(thread.is_alive() for thread in ours)
 
 
+def test_a_closed_environment_goes_on_without_threads() -> None:
+    env, twin = (make("Ant-v5", 4, num_threads=3) for _ in range(2))
+    env.close()
+    actions = actions_for(env, 3)
+    assert same(play(env, actions), play(twin, actions))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_process_goes_on_without_threads() -> None:
+    """In a process of its own, where nothing else has threads."""
+    code = """
+import os, torch
+torch.set_num_threads(1)
+from recall_traces import envs
+env = envs.make("Hopper-v5", 4, num_threads=2)
+env.step(torch.zeros(4, 3))
+child = os.fork()
+env.step(torch.zeros(4, 3))
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+else:
+    os._exit(0)
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
+
+
 def test_errors_in_a_thread_reach_the_caller() -> None:
     env = make("Hopper-v5", 4, num_threads=2)
-    engine = env.engine
 
     def fail(left: Any) -> None:
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):
-        engine._spread([lambda left: left.clear(), fail], range(4))
+        env.engine._crew.share([lambda left: left.clear(), fail], range(4))
     play(env, actions_for(env, 2))
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signal can be sent to a thread here")
+def test_ctrl_c_leaves_nobody_at_work() -> None:
+    """Else the next step would take an earlier one's end for its own."""
+    env = make("Hopper-v5", 4, num_threads=2)
+    crew, ended = env.engine._crew, []
+
+    def work(left: Any) -> None:
+        time.sleep(0.2)
+        ended.append("work")
+
+    def press() -> None:
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            crew.share([lambda left: threading.Timer(0.05, press).start(), work], range(4))
+        assert ended == ["work"]
+        crew.share([lambda left: None, work], range(4))
+        assert ended == ["work", "work"]
+        ended.clear()

@@ -31,9 +31,19 @@ def test_sparse_pays_each_new_metre_once() -> None:
         [0, 0],
     ]
     assert walk(payout, (2.1, 4.5), (3.0, 4.9), (2.9, 5.0)) == [[1, 3], [1, 0], [0, 1]]
-    payout.begin(torch.tensor([True, False]))
+    payout.begin(torch.tensor([True, False]), {"qpos": torch.tensor([[-0.1], [5.5]])})
     assert walk(payout, (0.1, 5.5), (1.5, 6.5)) == [[0, 0], [1, 1]]
     assert payout.counters["furthest"].tolist() == [1, 6]
+
+
+def test_sparse_pays_no_metre_that_an_episode_began_beyond() -> None:
+    """As where an observation with x says where, or a model of one's own."""
+    env: Any = envs.make("SparseHopper-v5", 2, exclude_current_positions_from_observation=False)
+    obs = env.reset()
+    obs[0, 0], obs[1, 0] = 5.3, -5.3
+    env.set_obs(obs)
+    assert env.step(torch.zeros(2, 3)).rewards.tolist() == [0, 0]
+    assert env.payout.counters["furthest"].tolist() == [5, 0]
 
 
 def test_delayed_pays_sums_and_the_remainder() -> None:
@@ -43,7 +53,7 @@ def test_delayed_pays_sums_and_the_remainder() -> None:
         ages = torch.tensor([k if k <= 47 else k - 47, k])
         done = torch.tensor([k == 47, False])
         paid.append(payout.pay(torch.tensor([float(k), 1.0], dtype=DOUBLE), {}, ages, done).tolist())
-        payout.begin(done)
+        payout.begin(done, {})
     expected = {20: [sum(range(1, 21)), 20.0], 40: [sum(range(21, 41)), 20.0], 47: [sum(range(41, 48)), 0.0]}
     assert paid == [expected.get(k, [0.0, 0.0]) for k in range(1, 51)]
     assert payout.counters["owed"].tolist() == [48 + 49 + 50, 10]

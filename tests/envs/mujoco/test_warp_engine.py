@@ -1,5 +1,6 @@
 import copy
 import importlib.util
+import os
 import sys
 import warnings
 from functools import cache
@@ -337,6 +338,19 @@ def test_too_many_worlds_are_told_how_many_fit(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(MemoryError, match=r"70000 worlds do not fit into the 1\.0 GiB .* on cpu; about \d+ would") as caught:
         WarpEngine(load("ant"), 70_000, 5, FIELDS, "cpu")
     assert 10_000 < int(str(caught.value).split()[-2]) < 60_000
+
+
+def test_where_the_system_does_not_tell_its_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As macOS and Windows."""
+    monkeypatch.delitem(os.sysconf_names, "SC_AVPHYS_PAGES")
+    WarpEngine(load("hopper"), 2, 4, (), "cpu")
+
+    def full(*args: object, **options: object) -> None:
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(mujoco_warp, "make_data", full)
+    with pytest.raises(MemoryError, match=r"^2 worlds do not fit into the memory of cpu$"):
+        WarpEngine(load("hopper"), 2, 4, (), "cpu")
 
 
 def test_other_errors_of_the_device_come_through(monkeypatch: pytest.MonkeyPatch) -> None:
