@@ -10,7 +10,6 @@ from recall_traces.agents.ppo import PPOConfig
 from recall_traces.agents.replay import PrioritizedConfig
 from recall_traces.agents.sac import SACConfig
 from recall_traces.agents.self_imitation import SelfImitationConfig
-from recall_traces.model import BacktrackingConfig
 from recall_traces.recall import RecallConfig
 
 
@@ -56,9 +55,7 @@ PRESETS = {
             n_steps=128,
             net_arch=(64, 64),
         ),
-        recall=RecallConfig(
-            imitation_coefficient=0.3, imitation_batch_size=128, model=BacktrackingConfig(support=2048, bandwidth=0.25)
-        ),
+        recall=RecallConfig(imitation_coefficient=0.3, imitation_batch_size=128),
         sil=SelfImitationConfig(imitation_batch_size=128),
     ),
     # Stable-Baselines3's settings of rl-baselines3-zoo.

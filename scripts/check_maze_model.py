@@ -1,13 +1,13 @@
 """How good the backtracking model is in point mazes: network and neighbours, on steps of a random policy.
 
     python scripts/check_maze_model.py            # about ten minutes on one core
-    python scripts/check_maze_model.py --models neighbours "neighbours, default"     # half a minute
+    python scripts/check_maze_model.py --models neighbours "neighbours, narrow"     # a minute
 
 For PointMaze-U and -Medium: fitted to 16,000 steps of a uniformly random policy from uniform starts, as `RecallTraces` fits it by
 the end of such a run. Held out are 4,000 steps of another run. Reports the held-out log-likelihood in nats per step; of 256
 traces of 60 steps from held-out states the one-step error (how far the true successor of each recalled state and action lies
 from the recalled successor, in mean step lengths) and the share of steps that cross a wall; a step is judged by its two legs, x
-then y, as the point moves. `neighbours` are the preset's, `neighbours, default` have the support and kernels that hold elsewhere.
+then y, as the point moves. `neighbours, narrow` have a quarter of the support, and kernels half as wide.
 Then the shortest ways from 8 starts of episodes into 64 of those states, found by neighbours, with everything believed and
 without what was tried in vain: how many there are, how many of them have a step that goes elsewhere (by more than half a step,
 if its action is taken where the way stands), and how long they are. Five seeds; prints mean and range, writes
@@ -17,12 +17,10 @@ if its action is taken where the way stands), and how long they are. Five seeds;
 import argparse
 import json
 import pathlib
-from dataclasses import replace
 
 import torch
 
 from recall_traces import envs
-from recall_traces.agents.presets import preset
 from recall_traces.data import Traces, Transitions
 from recall_traces.envs.point_maze import MAX_MOVE, PointMaze
 from recall_traces.model import BacktrackingConfig, BacktrackingModel
@@ -30,8 +28,8 @@ from recall_traces.model import BacktrackingConfig, BacktrackingModel
 MODELS = {
     "network": BacktrackingConfig(kind="network"),
     "network, one Gaussian": BacktrackingConfig(kind="network", components=1),
-    "neighbours": replace(preset("PointMaze-U").recall.model, kind="neighbours"),
-    "neighbours, default": BacktrackingConfig(kind="neighbours"),
+    "neighbours": BacktrackingConfig(kind="neighbours"),
+    "neighbours, narrow": BacktrackingConfig(kind="neighbours", support=2048, bandwidth=0.25),
 }
 UPDATES = {"network": 2000, "neighbours": 1}
 SEEDS = 5

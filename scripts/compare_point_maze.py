@@ -22,7 +22,7 @@ from recall_traces.plotting import plot_comparison
 from recall_traces.statistics import compare_arms
 
 FOLDER = pathlib.Path("runs/point_maze")
-SEED, TUNING_SEED = 41, 500
+SEED, TUNING_SEED = 61, 500
 UNIFORM = ["--env.start", "uniform", "--eval-env.start", "far"]
 TASKS: dict[str, list[str]] = {
     "U-far": ["PointMaze-U", "--steps", "30000"],
@@ -42,7 +42,7 @@ def options(*lines: str) -> list[list[str]]:
 
 COEFFICIENT, ONE_WAY, FASTER = "--recall.imitation-coefficient", "--recall.candidates 1", "--agent.learning-rate 2e-3"
 BONUS, VISITS = "--bonus.coefficient", "--bonus.kind visits --bonus.coefficient"
-BEFORE = "--recall.novelty-ceiling 0.8 --recall.buffer-updates 1"
+BEFORE = "--recall.novelty-ceiling 0.8 --recall.buffer-updates 1 --recall.model.support 2048 --recall.model.bandwidth 0.25"
 """What the preset had when the first of these were tried."""
 TRIED: dict[str, list[list[str]]] = {
     "none": options("", "--agent.learning-rate 3e-4", "--agent.ent-coef 0.01", FASTER),
