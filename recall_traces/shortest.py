@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -13,18 +15,19 @@ from torch import Tensor
 from recall_traces.data import Traces, Transitions
 from recall_traces.neighbours import NeighbourModel
 
-ROUNDS = 64
-"""How often ways are looked for, each time without the steps that were found to be wrong; ways that still have such are none."""
 LINK = 0.15
 """Distance, in units of a step, whose square's half it costs to pass from one recorded step to another."""
 GUESS = 1 + 1e-6
 """What costs more than this was not recorded just so: the next step began a little aside."""
+ROUNDS = 64
+"""How often ways are looked for, each time without what was refuted; ways that still have such steps are none."""
 WIDTH = 0.25
 """Of the kernels that tell how near it was tried, in units of a step and of half an action's range."""
 WRONG_BY = 0.7
 """A step is wrong if what was tried there changed the state by something else, further off than this, in units of a step."""
 ENOUGH = 0.5
 """Weight of what was tried, from which on it counts; one step from this very state with this very action weighs 1."""
+Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
@@ -50,12 +53,14 @@ def shortest_traces(model: NeighbourModel, starts: Tensor, states: Tensor, lengt
         length: `L`, the most steps of a trace; where the shortest is longer there is none.
         tried: Recorded steps `(S, E, ...)`, also such that moved nothing; None: everything is believed.
     """
-    ends, weights = (x.cpu().numpy() for x in model.nearest(states))
     price = (model.bandwidth / LINK) ** 2
-    first = (1 - price * model.log_weights(model.obs, starts)).cpu().numpy()
+    ends, last = model.nearest(states)
+    costs = (1 - price * model.weights, 1 - price * model.log_weights(model.obs, starts), -price * last)
+    columns = zip(*(x.cpu().numpy() for x in (model.before, ends, *costs)), strict=True)
+    graphs = [Graph(*arrays) for arrays in columns]
     found = [
-        _ways(model, seed, starts[seed], first[seed], ends[seed], price * weights[seed], price, length, tried)
-        for seed in range(len(states))
+        graph.ways(length) if tried is None else _tenable_ways(graph, model, seed, starts[seed], length, tried)
+        for seed, graph in enumerate(graphs)
     ]
     rows = torch.from_numpy(np.stack(found)).to(states.device)
     mask, steps = rows >= 0, rows.clamp(min=0)
@@ -63,82 +68,92 @@ def shortest_traces(model: NeighbourModel, starts: Tensor, states: Tensor, lengt
     return Traces(torch.where(model.scale[:, None] > 0, obs, states[:, :, None]), actions, mask, mask.float())
 
 
-def _ways(
-    model: NeighbourModel,
-    seed: int,
-    starts: Tensor,
-    first: Floats,
-    ends: Ints,
-    weights: Floats,
-    price: float,
-    length: int,
-    tried: Transitions | None,
-) -> Ints:
-    """Steps of the support that the ways of one seed consist of, `(B, L)`, -1 before their beginning or where there is none."""
-    support, num_starts = len(model.obs[seed]), len(starts)
-    before, links = model.before[seed].cpu().numpy(), 1 - price * model.weights[seed].cpu().numpy()
-    start = support + np.arange(len(ends)) % num_starts
+@dataclass
+class Graph:
+    """Steps of one seed's support, numbered from 0, then its starts, and what it costs to take a step after one of them."""
+
+    before: Ints
+    """Steps that may come before each step, `(M, K)`."""
+    ends: Ints
+    """Steps that may be the last of each way, `(B, K)`."""
+    links: Floats
+    """Cost of each step after one that may come before it, `(M, K)`; inf where it cannot."""
+    first: Floats
+    """Cost of each step after each start, `(M, G)`."""
+    last: Floats
+    """Cost of ending with a step, `(B, K)`."""
+
+    @property
+    def start(self) -> Ints:
+        """Where each way starts, `(B,)`."""
+        support, num_starts = self.first.shape
+        return support + np.arange(len(self.ends)) % num_starts
+
+    def ways(self, length: int) -> Ints:
+        """Steps of the ways that cost least, `(B, L)`, -1 before their beginning, or everywhere where there is none."""
+        (support, num_starts), each = self.first.shape, np.arange(len(self.ends))
+        linked, begun = np.isfinite(self.links), np.isfinite(self.first)
+        (step, _), (first_step, which) = linked.nonzero(), begun.nonzero()
+        arcs = np.concatenate([self.before[linked], support + which]), np.concatenate([step, first_step])
+        nodes = support + num_starts
+        graph = csr_matrix((np.concatenate([self.links[linked], self.first[begun]]), arcs), shape=(nodes, nodes))
+        cost, came_from = dijkstra(graph, indices=np.arange(support, nodes), return_predecessors=True)
+        start = self.start - support
+        total = cost[start[:, None], self.ends] + self.last
+        best = total.argmin(1)
+        step = np.where(np.isfinite(total[each, best]), self.ends[each, best], -1)
+        steps = []
+        for _ in range(length):
+            steps.append(step)
+            step = np.where(step < 0, -1, came_from[start, step])
+            step = np.where(step >= support, -1, step)
+        return np.where(step[:, None] >= 0, -1, np.stack(steps[::-1], 1)).astype(np.int64)
+
+    def cost(self, after: Ints, step: Ints) -> Floats:
+        """What steps cost after what came before them, `(P,)`."""
+        return np.where(after < len(self.first), self.links[self.link(after, step)], self.first[self.begin(after, step)])
+
+    def leave_out(self, after: Ints, step: Ints) -> None:
+        """Never take these steps after these."""
+        linked = after < len(self.first)
+        self.links[self.link(after[linked], step[linked])] = np.inf
+        self.first[self.begin(after[~linked], step[~linked])] = np.inf
+
+    def link(self, after: Ints, step: Ints) -> tuple[Ints, Ints]:
+        """Where in `links` a pair stands."""
+        return step, (self.before[step] == after[:, None]).argmax(1)
+
+    def begin(self, after: Ints, step: Ints) -> tuple[Ints, Ints]:
+        """Where in `first` a pair stands."""
+        return step, np.maximum(after - len(self.first), 0)
+
+
+def _tenable_ways(graph: Graph, model: NeighbourModel, seed: int, starts: Tensor, length: int, tried: Transitions) -> Ints:
+    """The ways of a graph without steps that are refuted; it is without them afterwards."""
     places = torch.cat([model.next_obs[seed], starts])
     believed = np.empty(0, np.int64)
     for _ in range(ROUNDS):
-        ways = _search(before, links, first, start, ends, weights, length)
-        if tried is None:
-            break
+        ways = graph.ways(length)
         there = ways >= 0
-        came = np.where(there, np.pad(ways, ((0, 0), (1, 0)), constant_values=-1)[:, :-1], -1)
-        came = np.where(there & (came < 0), start[:, None], came)
-        (came_from, step), index = np.unique(np.stack([came[there], ways[there]]), axis=1, return_inverse=True)
-        linked = came_from < support
-        slot = np.where(linked, (before[step] == came_from[:, None]).argmax(1), 0)
-        cost = np.where(linked, links[step, slot], first[step, np.maximum(came_from - support, 0)])
-        key = came_from * support + step
-        new = (cost > GUESS) & ~np.isin(key, believed)
-        false = np.zeros_like(new)
-        false[new] = _refuted(model, seed, places[came_from[new]], torch.from_numpy(step[new]), tried).cpu().numpy()
-        if not false.any():
+        after = np.pad(ways, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+        after = np.where(after < 0, graph.start[:, None], after)
+        (came, step), index = np.unique(np.stack([after[there], ways[there]]), axis=1, return_inverse=True)
+        pair = came * len(model.obs[seed]) + step
+        doubted = (graph.cost(came, step) > GUESS) & ~np.isin(pair, believed)
+        wrong = np.zeros_like(doubted)
+        wrong[doubted] = _refuted(model, seed, places[came[doubted]], torch.from_numpy(step[doubted]), tried)
+        if not wrong.any():
             break
-        believed = np.concatenate([believed, key[new & ~false]])
-        wrong = np.zeros_like(there)
-        wrong[there] = false[index.ravel()]
-        links[step[false & linked], slot[false & linked]] = np.inf
-        first[step[false & ~linked], came_from[false & ~linked] - support] = np.inf
-        ways = np.where(wrong.any(1, keepdims=True), -1, ways)
+        believed = np.concatenate([believed, pair[doubted & ~wrong]])
+        graph.leave_out(came[wrong], step[wrong])
+        refuted = np.zeros_like(there)
+        refuted[there] = wrong[index.ravel()]
+        ways = np.where(refuted.any(1, keepdims=True), -1, ways)
     return ways
 
 
-def _search(before: Ints, links: Floats, first: Floats, start: Ints, ends: Ints, weights: Floats, length: int) -> Ints:
-    """The ways that cost least.
-
-    Args:
-        before: Steps of the support that may come before each, `(M, K)`.
-        links: What each costs after each of them, `(M, K)`.
-        first: What each costs after each start, `(M, G)`.
-        start: Of each way its start, `M` and up, `(B,)`.
-        ends: Steps that may come last, `(B, K)`.
-        weights: Their log-weights.
-        length: `L`.
-    """
-    (support, num_starts), ways = first.shape, np.arange(len(ends))
-    linked, begun = np.isfinite(links), np.isfinite(first)
-    (step, _), (first_step, which) = linked.nonzero(), begun.nonzero()
-    came = np.concatenate([before[linked], support + which])
-    arcs = (np.concatenate([links[linked], first[begun]]), (came, np.concatenate([step, first_step])))
-    nodes = support + num_starts
-    graph = csr_matrix(arcs, shape=(nodes, nodes))
-    cost, came_from = dijkstra(graph, indices=np.arange(support, nodes), return_predecessors=True)
-    total = cost[(start - support)[:, None], ends] - weights
-    best = total.argmin(1)
-    row = np.where(np.isfinite(total[ways, best]), ends[ways, best], -1)
-    rows = []
-    for _ in range(length):
-        rows.append(row)
-        row = np.where(row < 0, -1, came_from[start - support, row])
-        row = np.where(row >= support, -1, row)
-    return np.where(row[:, None] >= 0, -1, np.stack(rows[::-1], 1)).astype(np.int64)
-
-
-def _refuted(model: NeighbourModel, seed: int, places: Tensor, steps: Tensor, tried: Transitions) -> Tensor:
-    """Whether what a seed tried near places `(B, *observation)` says that steps `(B,)` of the support do not go as recorded.
+def _refuted(model: NeighbourModel, seed: int, places: Tensor, steps: Tensor, tried: Transitions) -> Bools:
+    """Whether what a seed tried near places `(P, *observation)` says that steps `(P,)` of the support do not go as recorded.
 
     The mean change of what was tried, weighted by how near its state and action are, is compared with the step's change.
     """
@@ -155,4 +170,4 @@ def _refuted(model: NeighbourModel, seed: int, places: Tensor, steps: Tensor, tr
     known = weights.sum(1, keepdim=True)
     change = weights @ ((tried.next_obs[seed] - tried.obs[seed]) * per_step) / known.clamp(min=1e-9)
     recorded = (model.next_obs[seed, steps] - model.obs[seed, steps]) * per_step
-    return (known[:, 0] >= ENOUGH) & ((change - recorded).norm(dim=1) > WRONG_BY)
+    return ((known[:, 0] >= ENOUGH) & ((change - recorded).norm(dim=1) > WRONG_BY)).cpu().numpy()

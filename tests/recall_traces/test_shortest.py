@@ -1,5 +1,6 @@
 """The shortest traces in a model of neighbours, and the support that it is given."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -151,6 +152,25 @@ def test_steps_that_were_tried_in_vain_are_left_out(tried: Transitions | None, l
     found = model.shortest_traces(torch.tensor([[[0.0, 0.0]]]), torch.tensor([[[2.0, 0.0]]]), 8, tried)
     assert int(found.mask.sum()) == length
     assert found.actions[0, 0, 8 - length].tolist() == ([0, 1] if length == 6 else [1, 0])
+
+
+def test_links_on_the_way_are_left_out_too() -> None:
+    model = fitted(steps(way((-1, 0), (0, 0)), AROUND, BEYOND))
+    start, end = torch.tensor([[[-1.0, 0.0]]]), torch.tensor([[[2.0, 0.0]]])
+    assert int(model.shortest_traces(start, end, 8).mask.sum()) == 3
+    assert int(model.shortest_traces(start, end, 8, tried_at((1, 0))).mask.sum()) == 7
+
+
+@pytest.mark.parametrize(("action", "length"), [(0, 6), (1, 2)])
+def test_only_the_same_discrete_action_refutes_a_step(action: int, length: int) -> None:
+    data = steps(AROUND, BEYOND)
+    data = replace(data, actions=torch.tensor([[1, 1, 0, 0, 2, 2, 0, 0]]))  # right, up, down
+    config = BacktrackingConfig(kind="neighbours", neighbours=8, bandwidth=0.25)
+    model = BacktrackingModel(PLANE, spaces.Discrete(3), config=config)
+    model.fit(data)
+    tried = replace(tried_at((0, 0)), actions=torch.tensor([[action]]))
+    found = model.shortest_traces(torch.tensor([[[0.0, 0.0]]]), torch.tensor([[[2.0, 0.0]]]), 8, tried)
+    assert int(found.mask.sum()) == length
 
 
 def test_only_neighbours_can_be_searched() -> None:
