@@ -23,8 +23,8 @@ from recall_traces.seeding import restore_generator, seeded_generator
 from recall_traces.spaces import check_action_space, check_observation_space, tensor_shape
 from recall_traces.targets import ARRIVALS, SOURCES, Generated, HighValueStates, Targets, Value
 
-SEARCHES = 4
-"""Recorded starts of a seed from which shortest ways are looked for at each update."""
+SEARCHES = 16
+"""States of a seed from which shortest ways are looked for at each update."""
 HELD_OUT = 512
 """Steps beside the support of neighbours that their likelihood is measured on."""
 FAR_AWAY = 1e18
@@ -63,12 +63,13 @@ class RecallConfig:
     traces_from: str = "model"
     """'model' (the backtracking model), 'record' (the agent's own steps: no model), or 'oracle' (the environment's truth)."""
     candidates: int = 8
-    """Ways recalled into each high-value state, of which the one with the fewest steps from a start is kept; 1 keeps any."""
+    """Ways recalled into each high-value state, of which the one with the fewest steps from a start is kept; 1 keeps any. Not
+    where the shortest ways are searched for."""
     search: str = "auto"
-    """'sample' ways from the model, or search all of it for the 'shortest' from a recorded start (neighbours only); 'auto': the
-    shortest where the model can be searched."""
+    """'sample' ways from the model, or search all of it for the 'shortest' from where the agent was since the last update
+    (neighbours only); 'auto': the shortest where the model can be searched."""
     search_length: int = 150
-    """How far back a start is looked for when there are several candidates."""
+    """How far back a start is looked for when there are several candidates; the most steps of a shortest way."""
     fit_on: str = "all"
     """Fit the model on 'all' remembered steps, or on those of the 'top' trajectories by return (the paper's choice)."""
     top_fraction: float = 0.1
@@ -213,6 +214,8 @@ class RecallTraces:
         )
         self.unfitted: list[Transitions] = []
         self.buffer: list[Recalled] = []
+        self.updated = 0
+        """`memory.time` at the last update."""
         self.rarity = torch.ones(num_seeds, device=self.device)
         """Weight of what is imitated, by how rare reward was at the last update, `(S,)`."""
 
@@ -247,6 +250,7 @@ class RecallTraces:
         metrics = self.fit() if self.config.traces_from == "model" else {}
         targets = self.states.choose(self.config.traces_per_update, value)
         traces = self.recall(targets)
+        self.updated = self.memory.time
         self.buffer = [*self.buffer[1 - self.config.buffer_updates :], traces] if self.config.buffer_updates > 1 else [traces]
         length = traces.mask.sum((1, 2)) / targets.active.sum(1).clamp(min=1)
         novel = (targets.novel & targets.active).sum(1) / targets.active.sum(1).clamp(min=1)
@@ -380,13 +384,7 @@ class RecallTraces:
 
     def recall(self, targets: Targets) -> Recalled:
         """Recall a way into each target, `(S, B, L, ...)`."""
-        obs, actions, mask = self.best_of_candidates(targets)
-        if self.searches:
-            # Where the model knows of no way from the start that was drawn, one that begins anywhere will do.
-            traces = self.shortest(targets)
-            found = traces.mask.any(2) & targets.active
-            pairs = ((traces.obs, obs), (traces.actions, actions), (traces.mask, mask))
-            obs, actions, mask = (torch.where(found.view(*found.shape, *[1] * (y.dim() - 2)), x, y) for x, y in pairs)
+        obs, actions, mask = (self.shortest if self.searches else self.best_of_candidates)(targets)
         next_obs = torch.cat([obs[:, :, 1:], targets.obs[:, :, None]], 2)
         position, held = self.memory.find(targets.stamps)
         terminated, known_end = torch.zeros_like(mask), torch.ones_like(mask)
@@ -408,15 +406,17 @@ class RecallTraces:
         from_somewhere = steps.gather(1, best) > length
         return obs, actions, mask & targets.active[..., None] & (self.last_visits(obs, mask) | ~from_somewhere[..., None])
 
-    def shortest(self, targets: Targets) -> Traces:
-        """The shortest way in the model from a recorded start into each target, its end if it is longer than a trace."""
-        positions, some = draw((self.memory.held() & (self.memory.age == 0)).flatten(1).float(), SEARCHES, self.generator)
-        starts = self.memory.gather(self.memory.steps.obs, positions)
-        length = max(self.config.search_length, self.config.trace_length)
-        traces = self.model.shortest_traces(starts, targets.obs, length, self.tried())
-        obs, actions, mask = (x[:, :, -self.config.trace_length :] for x in (traces.obs, traces.actions, traces.mask))
-        mask = mask & some[:, None, None]
-        return Traces(obs, actions, mask, mask.float())
+    def shortest(self, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
+        """The shortest way from where the agent has just been into each target: obs, actions, mask, `(S, B, L, ...)`.
+
+        Not from where episodes began: there imitation would teach what to do on the way alone, and nothing where the agent
+        strays from it (Ross et al. 2011) or got stuck, which is where it spends most of its steps.
+        """
+        c, memory = self.config, self.memory
+        places = memory.gather(memory.steps.obs, memory.sample(SEARCHES, self.generator, memory.time - self.updated or None))
+        traces = self.model.shortest_traces(places, targets.obs, max(c.search_length, c.trace_length), self.tried())
+        obs, actions, mask = (x[:, :, -c.trace_length :] for x in (traces.obs, traces.actions, traces.mask))
+        return obs, actions, mask & targets.active[..., None]
 
     def ways(self, targets: Targets, length: int) -> Traces:
         """`candidates` traces into each target, `(S, B * candidates, length, ...)`, those of one target side by side."""
@@ -494,6 +494,7 @@ class RecallTraces:
             "states": self.states.state_dict(),
             "generator": self.generator.get_state(),
             "rarity": self.rarity,
+            "updated": torch.tensor(self.updated),
             "buffer": {str(k): vars(traces) for k, traces in enumerate(self.buffer)},
             "unfitted": {str(k): vars(transitions) for k, transitions in enumerate(self.unfitted)},
         }
@@ -503,6 +504,6 @@ class RecallTraces:
         for name in ("model", "cells", "memory", "states"):
             getattr(self, name).load_state_dict(state[name])
         restore_generator(self.generator, state["generator"])
-        self.rarity = state["rarity"].clone()
+        self.rarity, self.updated = state["rarity"].clone(), int(state["updated"])
         self.buffer = [Recalled(**state["buffer"][str(k)]) for k in range(len(state["buffer"]))]
         self.unfitted = [Transitions(**state["unfitted"][str(k)]) for k in range(len(state["unfitted"]))]

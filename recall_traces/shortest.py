@@ -59,7 +59,9 @@ def shortest_traces(model: NeighbourModel, starts: Tensor, states: Tensor, lengt
     columns = zip(*(x.cpu().numpy() for x in (model.before, ends, *costs)), strict=True)
     graphs = [Graph(*arrays) for arrays in columns]
     found = [
-        graph.ways(length) if tried is None else _tenable_ways(graph, model, seed, starts[seed], length, tried)
+        graph.ways(length, np.arange(len(graph.ends)))
+        if tried is None
+        else _tenable_ways(graph, model, seed, starts[seed], length, tried)
         for seed, graph in enumerate(graphs)
     ]
     rows = torch.from_numpy(np.stack(found)).to(states.device)
@@ -89,19 +91,20 @@ class Graph:
         support, num_starts = self.first.shape
         return support + np.arange(len(self.ends)) % num_starts
 
-    def ways(self, length: int) -> Ints:
-        """Steps of the ways that cost least, `(B, L)`, -1 before their beginning, or everywhere where there is none."""
-        (support, num_starts), each = self.first.shape, np.arange(len(self.ends))
+    def ways(self, length: int, which: Ints) -> Ints:
+        """Steps of those ways that cost least, `(B, L)`, -1 before their beginning, or everywhere where there is none."""
+        (support, num_starts), each = self.first.shape, np.arange(len(which))
         linked, begun = np.isfinite(self.links), np.isfinite(self.first)
-        (step, _), (first_step, which) = linked.nonzero(), begun.nonzero()
-        arcs = np.concatenate([self.before[linked], support + which]), np.concatenate([step, first_step])
+        (step, _), (first_step, start) = linked.nonzero(), begun.nonzero()
+        arcs = np.concatenate([self.before[linked], support + start]), np.concatenate([step, first_step])
         nodes = support + num_starts
         graph = csr_matrix((np.concatenate([self.links[linked], self.first[begun]]), arcs), shape=(nodes, nodes))
-        cost, came_from = dijkstra(graph, indices=np.arange(support, nodes), return_predecessors=True)
-        start = self.start - support
-        total = cost[start[:, None], self.ends] + self.last
+        starts, start = np.unique(self.start[which], return_inverse=True)
+        cost, came_from = dijkstra(graph, indices=starts, return_predecessors=True)
+        ends = self.ends[which]
+        total = cost[start[:, None], ends] + self.last[which]
         best = total.argmin(1)
-        step = np.where(np.isfinite(total[each, best]), self.ends[each, best], -1)
+        step = np.where(np.isfinite(total[each, best]), ends[each, best], -1)
         steps = []
         for _ in range(length):
             steps.append(step)
@@ -131,24 +134,26 @@ class Graph:
 def _tenable_ways(graph: Graph, model: NeighbourModel, seed: int, starts: Tensor, length: int, tried: Transitions) -> Ints:
     """The ways of a graph without steps that are refuted; it is without them afterwards."""
     places = torch.cat([model.next_obs[seed], starts])
-    believed = np.empty(0, np.int64)
+    ways = np.full((len(graph.ends), length), -1)
+    which, believed = np.arange(len(ways)), np.empty(0, np.int64)
     for _ in range(ROUNDS):
-        ways = graph.ways(length)
-        there = ways >= 0
-        after = np.pad(ways, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
-        after = np.where(after < 0, graph.start[:, None], after)
-        (came, step), index = np.unique(np.stack([after[there], ways[there]]), axis=1, return_inverse=True)
+        ways[which] = found = graph.ways(length, which)
+        there = found >= 0
+        after = np.pad(found, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+        after = np.where(after < 0, graph.start[which][:, None], after)
+        (came, step), index = np.unique(np.stack([after[there], found[there]]), axis=1, return_inverse=True)
         pair = came * len(model.obs[seed]) + step
         doubted = (graph.cost(came, step) > GUESS) & ~np.isin(pair, believed)
         wrong = np.zeros_like(doubted)
         wrong[doubted] = _refuted(model, seed, places[came[doubted]], torch.from_numpy(step[doubted]), tried)
-        if not wrong.any():
-            break
         believed = np.concatenate([believed, pair[doubted & ~wrong]])
         graph.leave_out(came[wrong], step[wrong])
         refuted = np.zeros_like(there)
         refuted[there] = wrong[index.ravel()]
-        ways = np.where(refuted.any(1, keepdims=True), -1, ways)
+        which = which[refuted.any(1)]
+        if not len(which):
+            break
+    ways[which] = -1
     return ways
 
 

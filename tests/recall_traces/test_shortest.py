@@ -196,37 +196,74 @@ def episode(transitions: Transitions) -> Transitions:
     return one.map(lambda x: x.transpose(0, 1)[:, :, None])
 
 
-def test_recall_finds_the_way_from_where_episodes_began() -> None:
-    recall = make_recall()
+def ways(recall: RecallTraces) -> set[tuple[tuple[float, ...], ...]]:
+    """The states of each of the newest traces."""
+    traces = recall.buffer[-1]
+    return {tuple(map(tuple, obs[mask].tolist())) for obs, mask in zip(traces.obs[0], traces.mask[0], strict=True)}
+
+
+def test_recall_finds_the_way_from_where_the_agent_was_since_the_last_update() -> None:
+    recall = make_recall(traces_per_update=64, memory_size=30, search_length=30)
     for one in (AROUND, ACROSS):
         recall.observe(episode(steps(one)))
-    recall.update()
-    (traces,) = recall.buffer
-    ways = {tuple(map(tuple, obs[mask].tolist())) for obs, mask in zip(traces.obs[0], traces.mask[0], strict=True)}
-    # Episodes began at (0, 0) and (-1, 1): which of the two a trace begins at is drawn.
-    assert ways <= {((0, 0), (0, 1), (1, 1), (2, 1)), ((-1, 1), (0, 1), (1, 1), (2, 1))}
+    around = [(0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1)]
+    across = [(-1, 1), (0, 1), (1, 1), (2, 1)]
+    shortest = {tuple(across[k:]) for k in range(4)} | {tuple(around[k:]) for k in range(2, 6)} | {((0, 0), *across[1:])}
+    found = set()
+    for _ in range(6):  # from the second on there is nothing new, and ways begin anywhere
+        recall.update()
+        found |= ways(recall)
+    assert found == shortest
+    traces = recall.buffer[0]
     assert bool(traces.next_obs[0, :, -1].eq(torch.tensor([2.0, 0.0])).all())
     assert not bool(traces.known_end[..., -1].any())  # the target was given, not recorded
     assert bool(traces.known_end[..., :-1].all())
+    for _ in range(3):  # the ring turns over: what was written first is gone
+        recall.observe(episode(steps(way((-1, 1), (0, 1)))))
+        recall.update()
+        assert ways(recall) == {tuple(across)}
+        recall.observe(episode(steps(AROUND)))
+        recall.observe(episode(steps(way((1, 2), (2, 2)))))
+        recall.update()
+        assert ways(recall) <= shortest
+        assert tuple(across) not in ways(recall)
+    resumed = make_recall(traces_per_update=64, memory_size=30, search_length=30)
+    resumed.load_state_dict(recall.state_dict())
+    for one in (recall, resumed):
+        one.observe(episode(steps(way((1, 2), (2, 2)))))
+        one.update()
+        assert ways(one) == {((1, 2), (2, 2), (2, 1))}
 
 
 def test_bumps_teach_recall_the_way_around_a_wall() -> None:
-    """Until it bumps into the wall next to where one episode began, it believes in the way that another began beyond it."""
-    recall = make_recall(trace_length=8, buffer_updates=1, traces_per_update=32)
+    """Until it bumps into the wall next to where it is, it believes in the way that an episode began beyond it."""
+    recall = make_recall(trace_length=8)
     for one in (AROUND, BEYOND):
         recall.observe(episode(steps(one)))
     recall.update()
-    assert set(recall.buffer[0].mask.sum(2)[0].tolist()) == {2}
-    recall.observe(episode(tried_at((1, 0), (1, 0))))
+    for action, length in ((-1, 2), (1, 6)):
+        recall.observe(episode(tried_at((action, 0), (action, 0))))
+        recall.update()
+        assert recall.buffer[-1].mask.sum(2)[0].tolist() == [length] * 3
+
+
+def test_what_cannot_be_reached_is_not_recalled() -> None:
+    recall = make_recall()
+    recall.observe(episode(steps(AROUND)))
+    recall.observe(episode(steps(way((9, 9), (9, 8)))))
     recall.update()
-    assert set(recall.buffer[0].mask.sum(2)[0].tolist()) == {2, 6}
+    recall.observe(episode(steps(way((9, 9), (9, 8)))))
+    recall.update()
+    assert not recall.buffer[-1].mask.any()
 
 
 def test_a_long_way_keeps_its_end() -> None:
     recall = make_recall(trace_length=2)
     recall.observe(episode(steps(AROUND)))
     recall.update()
-    assert recall.buffer[0].obs[0, 0].tolist() == [[2, 2], [2, 1]]
+    recall.observe(episode(steps(way((0, 0), (0, 1)))))
+    recall.update()
+    assert recall.buffer[1].obs[0, 0].tolist() == [[2, 2], [2, 1]]
 
 
 def test_the_support_covers_rare_states_and_holds_each_moving_step_once() -> None:
