@@ -1,13 +1,14 @@
 """SAC in point mazes, all arms: first settings on other seeds, then the comparison.
 
-    python scripts/compare_point_maze.py --tune           # settings of every arm on PointMaze-U, 8 seeds; prints the scores
+    python scripts/compare_point_maze.py --tune           # settings of every arm on other seeds, 8 of them; prints the scores
+    python scripts/compare_point_maze.py --tune --arms per --settings 3 4 --tasks Medium-uniform   # some of them on one task
     python scripts/compare_point_maze.py                  # all tasks, 16 seeds; goes on where it stopped
     python scripts/compare_point_maze.py --tasks U-far --arms recall none   # some, so that two processes share the work
     python scripts/compare_point_maze.py --join           # pictures and statistics of what is there, no training
 
 Evaluation always begins at the far start. Runs lie in `runs/point_maze/<task>/<arm>`, each one `recall-traces compare` that
 anyone can type; two to five minutes per arm of U on one core, three times that for Medium. The score in tuning is the mean area
-under the success curve over 12,000 steps of U, from the far start and from uniform starts.
+under the success curve: over 12,000 steps of U from the far start and from uniform starts, and over 40,000 of Medium.
 """
 
 import argparse
@@ -29,6 +30,7 @@ TASKS: dict[str, list[str]] = {
     "U-uniform": ["PointMaze-U", "--steps", "30000", *UNIFORM],
     "Medium-uniform": ["PointMaze-Medium", "--steps", "60000", *UNIFORM],
 }
+TUNING_STEPS = {"U-far": "12000", "U-uniform": "12000", "Medium-uniform": "40000"}
 TITLES = {
     "U-far": "PointMaze-U from the far start",
     "U-uniform": "PointMaze-U, uniform starts in training",
@@ -41,16 +43,12 @@ def options(*lines: str) -> list[list[str]]:
 
 
 COEFFICIENT, ONE_WAY, FASTER = "--recall.imitation-coefficient", "--recall.candidates 1", "--agent.learning-rate 2e-3"
-BONUS, VISITS = "--bonus.coefficient", "--bonus.kind visits --bonus.coefficient"
-BEFORE = "--recall.novelty-ceiling 0.8 --recall.buffer-updates 1 --recall.model.support 2048 --recall.model.bandwidth 0.25"
-"""What the preset had when the first of these were tried."""
+UPDATES, BONUS, VISITS = "--recall.buffer-updates", "--bonus.coefficient", "--bonus.kind visits --bonus.coefficient"
+BEFORE = "--recall.novelty-ceiling 0.8 --recall.buffer-updates 1"
+"""What the preset had when most settings of `own-traces` were tried."""
 TRIED: dict[str, list[list[str]]] = {
     "none": options("", "--agent.learning-rate 3e-4", "--agent.ent-coef 0.01", FASTER),
-    "recall": options(
-        *(f"{COEFFICIENT} {value} {BEFORE}" for value in ("1.0", "0.3", "3.0", "10.0")),
-        f"{COEFFICIENT} 1.0 {BEFORE} {FASTER}",
-        "",
-    ),
+    "recall": options("", *(f"{COEFFICIENT} {value}" for value in ("1.0", "0.1")), f"{UPDATES} 2", FASTER),
     "own-traces": options(
         *(f"{COEFFICIENT} {value} {BEFORE}" for value in ("1.0", "0.3", "3.0")),
         f"{COEFFICIENT} 3.0 {BEFORE} {ONE_WAY}",
@@ -77,10 +75,10 @@ TRIED: dict[str, list[list[str]]] = {
         *(f"{COEFFICIENT} {value}" for value in ("1.0", "0.3", "3.0")), "--per.alpha 1.0", f"--per.alpha 1.0 {FASTER}"
     ),
 }
-"""What the tuning tries; of each arm the best also with the learning rate that suits `none`, and then the preset as it is now."""
+"""What the tuning tries; of each arm the best also with the learning rate that suits `none`."""
 BEST: dict[str, int] = {
     "none": 3,
-    "recall": 5,
+    "recall": 0,
     "own-traces": 3,
     "sil": 0,
     "per": 4,
@@ -100,16 +98,15 @@ def run(task: list[str], arm: str, setting: list[str], seeds: int, seed: int, ou
     assert not code, f"compare failed with exit code {code}"
 
 
-def tune(arm: str) -> None:
-    """Print the score of every setting of an arm."""
-    for number, setting in enumerate(TRIED[arm]):
-        areas = {}
-        for task in ("U-far", "U-uniform"):
+def tune(arm: str, numbers: list[int], tasks: list[str]) -> None:
+    """Print the scores of settings of an arm."""
+    for number in numbers:
+        areas, setting = {}, TRIED[arm][number]
+        for task in tasks:
             out = FOLDER / "tune" / f"{arm}-{number}" / task
-            run([*TASKS[task], "--steps", "12000"], arm, setting, 8, TUNING_SEED, out)
+            run([*TASKS[task], "--steps", TUNING_STEPS[task]], arm, setting, 8, TUNING_SEED, out)
             areas[task] = float(json.loads((out / "comparison.json").read_text())["arms"][arm]["area"]["mean"])
-        mean = sum(areas.values()) / len(areas)
-        print(f"{arm:14s} {' '.join(setting):45s} mean {mean:.3f}", *(f"{k} {v:.3f}" for k, v in areas.items()), flush=True)
+        print(f"{arm:14s} {number} {' '.join(setting):45s}", *(f"{k} {v:.3f}" for k, v in areas.items()), flush=True)
 
 
 def join(task: str) -> None:
@@ -126,12 +123,13 @@ if __name__ == "__main__":
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--arms", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--tune", action="store_true")
+    parser.add_argument("--settings", nargs="+", type=int, help="which of those that the tuning tries, from 0")
     parser.add_argument("--join", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.tune:
         for arm in arguments.arms:
-            tune(arm)
+            tune(arm, arguments.settings or list(range(len(TRIED[arm]))), arguments.tasks)
     else:
         for task in arguments.tasks:
             for arm in arguments.arms if not arguments.join else ():
