@@ -6,7 +6,7 @@ observe --> memory --> targets --> traces (model, own record or truth) --> chose
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
@@ -16,19 +16,16 @@ from torch import Tensor
 from recall_traces.cells import Cells
 from recall_traces.checks import check_not_negative, check_share, check_whole
 from recall_traces.data import Traces, Transitions
-from recall_traces.draws import draw, gumbel
+from recall_traces.draws import draw
 from recall_traces.memory import Memory
 from recall_traces.model import BacktrackingConfig, BacktrackingModel, roll_back
 from recall_traces.seeding import restore_generator, seeded_generator
+from recall_traces.selection import Selection
 from recall_traces.spaces import check_action_space, check_observation_space, tensor_shape
 from recall_traces.targets import ARRIVALS, SOURCES, Generated, HighValueStates, Targets, Value
 
 SEARCHES = 16
 """States of a seed from which shortest ways are looked for at each update."""
-HELD_OUT = 512
-"""Steps beside the support of neighbours that their likelihood is measured on."""
-FAR_AWAY = 1e18
-"""Where states are put that are not to be near any other."""
 Predecessors = Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
 """Of states `(B, *observation)`: (obs, actions, prob, mask), each `(B, K, ...)`, the true backtracking model."""
 
@@ -212,6 +209,7 @@ class RecallTraces:
             generated=generated,
             generator=self.generator,
         )
+        self.selection = Selection(self.memory, self.states.visits, self.generator)
         self.unfitted: list[Transitions] = []
         self.buffer: list[Recalled] = []
         self.updated = 0
@@ -309,9 +307,9 @@ class RecallTraces:
         """Fit the model on what is remembered."""
         c, count = self.config, self.config.model_updates * self.config.model.batch_size
         if c.fit_on == "top":
-            top = self.top_steps()
+            top = self.selection.best(c.top_fraction)
             if self.model.kind == "neighbours":
-                transitions, active = self.support(top), top.flatten(1).any(1)
+                transitions, active = self.selection.support(top, c.model.support), top.flatten(1).any(1)
             else:
                 positions, active = draw(top.flatten(1).float(), max(4096, count), self.generator)
                 transitions = self.memory.at(positions)
@@ -324,63 +322,10 @@ class RecallTraces:
             fitted = self.model.fit(Transitions(*(torch.cat(column, 1) for column in columns)))
             self.unfitted = []
         elif self.model.kind == "neighbours":
-            fitted = self.model.fit(self.support(self.memory.held()), c.model_updates)
+            fitted = self.model.fit(self.selection.support(self.memory.held(), c.model.support), c.model_updates)
         else:
             fitted = self.model.fit(self.memory.at(self.memory.sample(count, self.generator)), c.model_updates)
         return {f"recall/model_{name}": value for name, value in fitted.items()}
-
-    def top_steps(self) -> Tensor:
-        """Which remembered steps belong to the best trajectories by return, bool `(S, N, C)`."""
-        sample = self.memory.sample(4096, self.generator)
-        closed, returns = self.memory.closed, self.memory.episode_returns
-        known = torch.where(self.memory.gather(closed, sample), self.memory.gather(returns, sample), torch.nan)
-        threshold = known.nanquantile(1 - self.config.top_fraction, dim=1)[:, None, None]
-        better = closed & (returns > threshold)
-        # While fewer than the top share are better than the rest, those are the top; among equals all are.
-        return torch.where(better.any((1, 2), keepdim=True), better, closed & (returns >= threshold))
-
-    def support(self, among: Tensor) -> Transitions:
-        """Steps for a support of neighbours that moved something, spread evenly, `(S, B, ...)`.
-
-        Args:
-            among: Which steps may be taken, bool `(S, N, C)`.
-
-        Returns:
-            Steps in random order; those too many for a seed lead from a state to itself.
-        """
-        filled = len(self.memory)  # the rest of the ring is empty
-        obs, next_obs = (x[:, :, :filled] for x in (self.memory.steps.obs, self.memory.steps.next_obs))
-        among = among[:, :, :filled] & (obs != next_obs).any(-1)
-        steps, taken = self.evenly(among, self.config.model.support + HELD_OUT)
-        return replace(steps, next_obs=torch.where(taken[..., None], steps.next_obs, steps.obs))
-
-    def tried(self) -> Transitions:
-        """As many steps as a support has, also such that moved nothing, spread evenly; those too many begin far away."""
-        steps, taken = self.evenly(self.memory.held(), self.config.model.support)
-        obs, next_obs = (torch.where(taken[..., None], x, FAR_AWAY) for x in (steps.obs, steps.next_obs))
-        return replace(steps, obs=obs, next_obs=next_obs)
-
-    def evenly(self, among: Tensor, count: int) -> tuple[Transitions, Tensor]:
-        """Draw steps evenly from the cells that they arrive in, each at most once.
-
-        What led to a state does not depend on how often the state was visited, but whether anything is known of it does: drawn
-        uniformly, the few steps into a state seen once, which novelty asks for, would hardly ever be there.
-
-        Args:
-            among: Which steps may be taken, bool `(S, N, C)`.
-            count: How many per seed.
-
-        Returns:
-            Steps `(S, B, ...)` in random order, at most `count`, and which of them are real: a seed may have fewer.
-        """
-        memory, filled = self.memory, len(self.memory)
-        cells = memory.next_cells[:, :, :filled].flatten(1)
-        logits = gumbel(cells.shape, self.generator) - self.states.visits.clamp(min=1).log().gather(1, cells)
-        best = logits.masked_fill(~among[:, :, :filled].flatten(1), -torch.inf).topk(min(count, cells.shape[1]), 1)
-        order = torch.rand(best.values.shape, generator=self.generator, device=self.device).argsort(1)
-        chosen = best.indices.gather(1, order)
-        steps = memory.at(chosen // filled * memory.num_columns + chosen % filled)
-        return steps, best.values.gather(1, order).isfinite()
 
     def recall(self, targets: Targets) -> Recalled:
         """Recall a way into each target, `(S, B, L, ...)`."""
@@ -414,7 +359,8 @@ class RecallTraces:
         """
         c, memory = self.config, self.memory
         places = memory.gather(memory.steps.obs, memory.sample(SEARCHES, self.generator, memory.time - self.updated or None))
-        traces = self.model.shortest_traces(places, targets.obs, max(c.search_length, c.trace_length), self.tried())
+        tried = self.selection.tried(c.model.support)
+        traces = self.model.shortest_traces(places, targets.obs, max(c.search_length, c.trace_length), tried)
         obs, actions, mask = (x[:, :, -c.trace_length :] for x in (traces.obs, traces.actions, traces.mask))
         return obs, actions, mask & targets.active[..., None]
 

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from recall_traces import BacktrackingConfig, BacktrackingModel, RecallConfig, RecallTraces, Transitions
-from recall_traces.recall import HELD_OUT
+from recall_traces.selection import HELD_OUT
 from recall_traces.shortest import LINK
 
 PLANE, PUSH = spaces.Box(-20, 20, (2,)), spaces.Box(-1, 1, (2,))
@@ -273,14 +273,14 @@ def test_the_support_covers_rare_states_and_holds_each_moving_step_once() -> Non
     wall = way(*[(0.5, 0.0)] * 300)
     away = way((0.5, 0.0), (4.5, 0.0), (8.5, 0.0), (12.5, 0.0))
     recall.observe(episode(steps(back_and_forth, wall, away)))
-    chosen = recall.support(recall.memory.held())
+    chosen = recall.selection.support(recall.memory.held(), 64)
     assert chosen.obs.shape == (1, 64 + HELD_OUT, 2)
     moved = (chosen.obs != chosen.next_obs).any(2)
     assert bool(moved.all())
     assert chosen.next_obs[0, :, 0].unique().tolist()[-3:] == [4.5, 8.5, 12.5]
     # More places than steps that may be taken: the rest stand still, which a model of neighbours leaves out.
     few = recall.memory.held() & (recall.memory.next_cells == recall.cells(torch.tensor([[[12.5, 0.0]]]))[0, 0])
-    assert int((lambda t: (t.obs != t.next_obs).any(2))(recall.support(few)).sum()) == 1
+    assert int((lambda t: (t.obs != t.next_obs).any(2))(recall.selection.support(few, 64)).sum()) == 1
 
 
 UNSEARCHABLE: list[dict[str, Any]] = [

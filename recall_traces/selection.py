@@ -1,0 +1,85 @@
+"""Which remembered steps a backtracking model is fitted to, and which its ways are held against."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from recall_traces.data import Transitions
+from recall_traces.draws import gumbel
+from recall_traces.memory import Memory
+
+HELD_OUT = 512
+"""Steps beside the support of neighbours that their likelihood is measured on."""
+FAR_AWAY = 1e18
+"""Where states are put that are not to be near any other."""
+
+
+class Selection:
+    """Chooses among remembered steps.
+
+    Args:
+        memory: Where they are.
+        visits: How often each cell was arrived in, `(S, cells)`; read anew at each choice.
+        generator: Draws.
+    """
+
+    def __init__(self, memory: Memory, visits: Tensor, generator: torch.Generator) -> None:
+        self.memory, self.visits, self.generator = memory, visits, generator
+
+    def best(self, fraction: float) -> Tensor:
+        """Which remembered steps belong to the best trajectories by return, about this fraction of them, bool `(S, N, C)`."""
+        sample = self.memory.sample(4096, self.generator)
+        closed, returns = self.memory.closed, self.memory.episode_returns
+        known = torch.where(self.memory.gather(closed, sample), self.memory.gather(returns, sample), torch.nan)
+        threshold = known.nanquantile(1 - fraction, dim=1)[:, None, None]
+        better = closed & (returns > threshold)
+        # While fewer than the top share are better than the rest, those are the top; among equals all are.
+        return torch.where(better.any((1, 2), keepdim=True), better, closed & (returns >= threshold))
+
+    def support(self, among: Tensor, count: int) -> Transitions:
+        """Steps for a support of neighbours that moved something, spread evenly, and those held out, `(S, B, ...)`.
+
+        Args:
+            among: Which steps may be taken, bool `(S, N, C)`.
+            count: Steps of the support.
+
+        Returns:
+            Steps in random order, at most `HELD_OUT` more than the support has; those too many for a seed lead from a state to
+            itself.
+        """
+        filled = len(self.memory)  # the rest of the ring is empty
+        obs, next_obs = (x[:, :, :filled] for x in (self.memory.steps.obs, self.memory.steps.next_obs))
+        among = among[:, :, :filled] & (obs != next_obs).any(-1)
+        steps, taken = self.evenly(among, count + HELD_OUT)
+        return replace(steps, next_obs=torch.where(taken[..., None], steps.next_obs, steps.obs))
+
+    def tried(self, count: int) -> Transitions:
+        """At most `count` steps, also such that moved nothing, spread evenly; those too many for a seed begin far away."""
+        steps, taken = self.evenly(self.memory.held(), count)
+        obs, next_obs = (torch.where(taken[..., None], x, FAR_AWAY) for x in (steps.obs, steps.next_obs))
+        return replace(steps, obs=obs, next_obs=next_obs)
+
+    def evenly(self, among: Tensor, count: int) -> tuple[Transitions, Tensor]:
+        """Draw steps evenly from the cells that they arrive in, each at most once.
+
+        What led to a state does not depend on how often the state was visited, but whether anything is known of it does: drawn
+        uniformly, the few steps into a state seen once, which novelty asks for, would hardly ever be there.
+
+        Args:
+            among: Which steps may be taken, bool `(S, N, C)`.
+            count: How many per seed.
+
+        Returns:
+            Steps `(S, B, ...)` in random order, at most `count`, and which of them are real: a seed may have fewer.
+        """
+        memory, filled = self.memory, len(self.memory)
+        cells = memory.next_cells[:, :, :filled].flatten(1)
+        logits = gumbel(cells.shape, self.generator) - self.visits.clamp(min=1).log().gather(1, cells)
+        best = logits.masked_fill(~among[:, :, :filled].flatten(1), -torch.inf).topk(min(count, cells.shape[1]), 1)
+        order = torch.rand(best.values.shape, generator=self.generator, device=cells.device).argsort(1)
+        chosen = best.indices.gather(1, order)
+        steps = memory.at(chosen // filled * memory.num_columns + chosen % filled)
+        return steps, best.values.gather(1, order).isfinite()
