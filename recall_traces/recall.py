@@ -245,8 +245,8 @@ class RecallTraces:
         Returns:
             What to log, tensors `(S,)`.
         """
-        metrics = self.fit() if self.config.traces_from == "model" else {}
         targets = self.states.choose(self.config.traces_per_update, value)
+        metrics = self.fit(targets) if self.config.traces_from == "model" else {}
         traces = self.recall(targets)
         self.updated = self.memory.time
         self.buffer = [*self.buffer[1 - self.config.buffer_updates :], traces] if self.config.buffer_updates > 1 else [traces]
@@ -303,13 +303,19 @@ class RecallTraces:
         fields = (torch.cat([getattr(t, name).flatten(1, 2) for t in self.buffer], 1)[seeds, chosen] for name in names)
         return some[:, None].expand(-1, count), *fields
 
-    def fit(self) -> dict[str, Any]:
-        """Fit the model on what is remembered."""
+    def fit(self, targets: Targets) -> dict[str, Any]:
+        """Fit the model on what is remembered; neighbours always on the recorded ways into targets too.
+
+        Or what is known of the way into a target would often break off: of a long memory a support holds every tenth step, and
+        in many dimensions no other step lies near.
+        """
         c, count = self.config, self.config.model_updates * self.config.model.batch_size
+        neighbours = self.model.kind == "neighbours"
+        first = self.selection.ways_into(self.recorded(targets)[..., 0], c.trace_length) if neighbours else None
         if c.fit_on == "top":
             top = self.selection.best(c.top_fraction)
-            if self.model.kind == "neighbours":
-                transitions, active = self.selection.support(top, c.model.support), top.flatten(1).any(1)
+            if neighbours:
+                transitions, active = self.selection.support(top, c.model.support, first), top.flatten(1).any(1)
             else:
                 positions, active = draw(top.flatten(1).float(), max(4096, count), self.generator)
                 transitions = self.memory.at(positions)
@@ -321,8 +327,8 @@ class RecallTraces:
             columns = zip(*(vars(t).values() for t in self.unfitted), strict=True)
             fitted = self.model.fit(Transitions(*(torch.cat(column, 1) for column in columns)))
             self.unfitted = []
-        elif self.model.kind == "neighbours":
-            fitted = self.model.fit(self.selection.support(self.memory.held(), c.model.support), c.model_updates)
+        elif neighbours:
+            fitted = self.model.fit(self.selection.support(self.memory.held(), c.model.support, first), c.model_updates)
         else:
             fitted = self.model.fit(self.memory.at(self.memory.sample(count, self.generator)), c.model_updates)
         return {f"recall/model_{name}": value for name, value in fitted.items()}
@@ -337,7 +343,7 @@ class RecallTraces:
         known_end[..., -1] = held
         return Recalled(obs, actions, mask, mask.float(), next_obs, terminated, known_end)
 
-    def best_of_candidates(self, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
+    def best_of_candidates(self, targets: Targets) -> tuple[Tensor, ...]:
         """Of several ways into each target the one with the fewest steps from a start: obs, actions, mask, `(S, B, L, ...)`."""
         c = self.config
         length = c.trace_length if c.candidates == 1 else max(c.search_length, c.trace_length)
@@ -351,7 +357,7 @@ class RecallTraces:
         from_somewhere = steps.gather(1, best) > length
         return obs, actions, mask & targets.active[..., None] & (self.last_visits(obs, mask) | ~from_somewhere[..., None])
 
-    def shortest(self, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
+    def shortest(self, targets: Targets) -> tuple[Tensor, ...]:
         """The shortest way from where the agent has just been into each target: obs, actions, mask, `(S, B, L, ...)`.
 
         Not from where episodes began: there imitation would teach what to do on the way alone, and nothing where the agent
@@ -361,8 +367,13 @@ class RecallTraces:
         places = memory.gather(memory.steps.obs, memory.sample(SEARCHES, self.generator, memory.time - self.updated or None))
         tried = self.selection.tried(c.model.support)
         traces = self.model.shortest_traces(places, targets.obs, max(c.search_length, c.trace_length), tried)
-        obs, actions, mask = (x[:, :, -c.trace_length :] for x in (traces.obs, traces.actions, traces.mask))
-        return obs, actions, mask & targets.active[..., None]
+        way = tuple(x[:, :, -c.trace_length :] for x in (traces.obs, traces.actions, traces.mask & targets.active[..., None]))
+        missing = targets.active & ~way[2].any(2)
+        if not missing.any():
+            return way
+        sampled = self.best_of_candidates(targets)
+        pairs = zip(way, sampled, strict=True)
+        return tuple(torch.where(missing.view(*missing.shape, *[1] * (x.dim() - 2)), y, x) for x, y in pairs)
 
     def ways(self, targets: Targets, length: int) -> Traces:
         """`candidates` traces into each target, `(S, B * candidates, length, ...)`, those of one target side by side."""
@@ -372,13 +383,8 @@ class RecallTraces:
             return self.model.sample_traces(states, length)
         if c.traces_from == "oracle":
             return roll_back(self.sample_truth, states, length, self.observation_space)
-        seeds = torch.arange(self.num_seeds, device=self.device)[:, None]
-        # The very step that made the state a target, then the latest other arrivals in its cell.
-        arrivals = self.states.arrivals[seeds, targets.cells].sort(2, descending=True).values  # (S, B, ARRIVALS)
-        own = torch.where(targets.stamps >= 0, targets.stamps, arrivals[..., 0])
-        arrivals = torch.cat([own[..., None], arrivals], 2)
         picks = torch.arange(c.candidates, device=self.device) % (ARRIVALS + 1)
-        positions, held = self.memory.find(arrivals[:, :, picks].flatten(1))
+        positions, held = self.memory.find(self.recorded(targets)[:, :, picks].flatten(1))
         way, mask = self.memory.way_into(positions, length)
         flat = way.flatten(1)
         obs, actions, next_obs = (
@@ -388,6 +394,13 @@ class RecallTraces:
         moved = obs != next_obs
         mask = mask & held[..., None] & (moved.flatten(3).any(-1) if moved.dim() > 3 else moved)
         return Traces(obs, actions, mask, mask.float())
+
+    def recorded(self, targets: Targets) -> Tensor:
+        """Stamps of arrivals, `(S, B, ARRIVALS + 1)`: of the step that made a state a target, then the latest in its cell."""
+        seeds = torch.arange(self.num_seeds, device=self.device)[:, None]
+        arrivals = self.states.arrivals[seeds, targets.cells].sort(2, descending=True).values
+        own = torch.where(targets.stamps >= 0, targets.stamps, arrivals[..., 0])
+        return torch.cat([own[..., None], arrivals], 2)
 
     def last_visits(self, obs: Tensor, mask: Tensor) -> Tensor:
         """Which steps of traces `(S, B, L, ...)` no later one leaves the same cell as: loops on the way are cut out.

@@ -15,6 +15,8 @@ HELD_OUT = 512
 """Steps beside the support of neighbours that their likelihood is measured on."""
 FAR_AWAY = 1e18
 """Where states are put that are not to be near any other."""
+BEFORE_ALL = 1e6
+"""Added to the logarithm of a weight that is to beat all others."""
 
 
 class Selection:
@@ -39,12 +41,13 @@ class Selection:
         # While fewer than the top share are better than the rest, those are the top; among equals all are.
         return torch.where(better.any((1, 2), keepdim=True), better, closed & (returns >= threshold))
 
-    def support(self, among: Tensor, count: int) -> Transitions:
+    def support(self, among: Tensor, count: int, first: Tensor | None = None) -> Transitions:
         """Steps for a support of neighbours that moved something, spread evenly, and those held out, `(S, B, ...)`.
 
         Args:
             among: Which steps may be taken, bool `(S, N, C)`.
             count: Steps of the support.
+            first: Which of them are taken before all others, bool `(S, N, C)`.
 
         Returns:
             Steps in random order, at most `HELD_OUT` more than the support has; those too many for a seed lead from a state to
@@ -53,8 +56,16 @@ class Selection:
         filled = len(self.memory)  # the rest of the ring is empty
         obs, next_obs = (x[:, :, :filled] for x in (self.memory.steps.obs, self.memory.steps.next_obs))
         among = among[:, :, :filled] & (obs != next_obs).any(-1)
-        steps, taken = self.evenly(among, count + HELD_OUT)
+        steps, taken = self.evenly(among, count + HELD_OUT, first)
         return replace(steps, next_obs=torch.where(taken[..., None], steps.next_obs, steps.obs))
+
+    def ways_into(self, stamps: Tensor, length: int) -> Tensor:
+        """Which steps are among the last `length` of their episode up to a stamped one, of stamps `(S, B)`, bool `(S, N, C)`."""
+        positions, held = self.memory.find(stamps)
+        way, mask = self.memory.way_into(positions, length)
+        marks = torch.zeros(len(way), self.memory.age[0].numel(), dtype=torch.uint8, device=way.device)
+        marks = marks.scatter_reduce(1, way.flatten(1), (mask & held[..., None]).flatten(1).to(marks), "amax")
+        return marks.bool().view_as(self.memory.age)
 
     def tried(self, count: int) -> Transitions:
         """At most `count` steps, also such that moved nothing, spread evenly; those too many for a seed begin far away."""
@@ -62,7 +73,7 @@ class Selection:
         obs, next_obs = (torch.where(taken[..., None], x, FAR_AWAY) for x in (steps.obs, steps.next_obs))
         return replace(steps, obs=obs, next_obs=next_obs)
 
-    def evenly(self, among: Tensor, count: int) -> tuple[Transitions, Tensor]:
+    def evenly(self, among: Tensor, count: int, first: Tensor | None = None) -> tuple[Transitions, Tensor]:
         """Draw steps evenly from the cells that they arrive in, each at most once.
 
         What led to a state does not depend on how often the state was visited, but whether anything is known of it does: drawn
@@ -71,6 +82,7 @@ class Selection:
         Args:
             among: Which steps may be taken, bool `(S, N, C)`.
             count: How many per seed.
+            first: Which of them are taken, and put, before all others, bool `(S, N, C)`.
 
         Returns:
             Steps `(S, B, ...)` in random order, at most `count`, and which of them are real: a seed may have fewer.
@@ -78,8 +90,11 @@ class Selection:
         memory, filled = self.memory, len(self.memory)
         cells = memory.next_cells[:, :, :filled].flatten(1)
         logits = gumbel(cells.shape, self.generator) - self.visits.clamp(min=1).log().gather(1, cells)
+        if first is not None:
+            logits = logits + BEFORE_ALL * first[:, :, :filled].flatten(1)
         best = logits.masked_fill(~among[:, :, :filled].flatten(1), -torch.inf).topk(min(count, cells.shape[1]), 1)
-        order = torch.rand(best.values.shape, generator=self.generator, device=cells.device).argsort(1)
+        order = torch.rand(best.values.shape, generator=self.generator, device=cells.device)
+        order = (order - (best.values > BEFORE_ALL / 2).float()).argsort(1)
         chosen = best.indices.gather(1, order)
         steps = memory.at(chosen // filled * memory.num_columns + chosen % filled)
         return steps, best.values.gather(1, order).isfinite()

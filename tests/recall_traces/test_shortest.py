@@ -247,14 +247,34 @@ def test_bumps_teach_recall_the_way_around_a_wall() -> None:
         assert recall.buffer[-1].mask.sum(2)[0].tolist() == [length] * 3
 
 
-def test_what_cannot_be_reached_is_not_recalled() -> None:
+def test_where_no_way_is_known_one_from_anywhere_is_sampled() -> None:
     recall = make_recall()
     recall.observe(episode(steps(AROUND)))
-    recall.observe(episode(steps(way((9, 9), (9, 8)))))
+    elsewhere = way(*((9.0 + 0.5 * k, 9.0) for k in range(7)))
+    recall.observe(episode(steps(elsewhere)))
     recall.update()
-    recall.observe(episode(steps(way((9, 9), (9, 8)))))
+    recall.observe(episode(steps(elsewhere)))
     recall.update()
-    assert not recall.buffer[-1].mask.any()
+    assert ways(recall) == {((2, 1),)}  # no start leads here, so that loops are cut out, and of a cell the last step is kept
+
+
+def test_the_recorded_way_into_a_target_is_always_known() -> None:
+    """However small the support: of 3,000 steps it has 64, and those 12 that led to the reward among them."""
+    recall = make_recall(model=BacktrackingConfig(kind="neighbours", support=64), source="return", trace_length=12, top_states=1)
+    there = way(*((float(k), float(k % 2)) for k in range(-12, 1)))
+    paid = steps(there)
+    paid.rewards[:, -1] = 1.0
+    recall.observe(episode(paid))
+    walk = wander(3000, 1, 3).obs.cumsum(1).remainder(30) - 15
+    recall.observe(episode(steps((walk[:, :-1], walk[:, 1:]))))
+    for _ in range(5):
+        targets = recall.states.choose(3, None)
+        recall.fit(targets)
+        assert bool(targets.active.all())
+        assert bool((targets.obs == there[1][:, -1]).all())
+        rows = {tuple(row) for row in recall.model.density.obs[0].tolist()}
+        assert {tuple(row) for row in there[0][0].tolist()} <= rows
+        assert len(rows) == 64
 
 
 def test_a_long_way_keeps_its_end() -> None:
