@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recall_traces.envs.interface import Step
+from recall_traces.envs.interface import Step, check_actions
 from recall_traces.envs.noise import Blocks
 from recall_traces.seeding import restore_generator, seeded_generator
 
@@ -90,6 +90,7 @@ class CartPole:
 
     def step(self, actions: Tensor) -> Step:
         """Push every cart for 0.02 s; `actions` is int64, `(num_envs,)`, 0 or 1 (an index beyond is an error)."""
+        check_actions(self, actions)
         cos, sin = self._angle.cos(), self._angle.sin()
         pole_share = POLE_MASS * HALF_POLE / TOTAL_MASS
         push = self._pushes.take(actions).add_((self._turn * self._turn).mul_(sin), alpha=pole_share)

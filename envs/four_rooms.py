@@ -15,7 +15,7 @@ from torch import Tensor
 
 from recall_traces.envs.colours import AGENT, GOAL, WALL
 from recall_traces.envs.floor_plan import FloorPlan
-from recall_traces.envs.interface import Step
+from recall_traces.envs.interface import Step, check_actions
 from recall_traces.envs.noise import Blocks
 from recall_traces.seeding import restore_generator, seeded_generator
 
@@ -127,7 +127,9 @@ class FourRooms:
 
         Raises:
             IndexError: an action is larger (on a GPU the device stops with a message of its own).
+            ValueError: actions have another shape.
         """
+        check_actions(self, actions)
         if self._slips is not None:
             slips = next(self._slips)
             actions = torch.where(slips < 0, actions, slips)

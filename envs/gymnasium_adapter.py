@@ -24,7 +24,7 @@ from torch import Tensor
 
 from recall_traces.envs import gymnasium_worker
 from recall_traces.envs.gymnasium_worker import Share, ShareStep
-from recall_traces.envs.interface import Step
+from recall_traces.envs.interface import Step, check_actions
 from recall_traces.spaces import observation_wrapper
 
 WORTH_WORKERS = 2e-3
@@ -89,6 +89,7 @@ class GymnasiumVectorEnv:
 
     def step(self, actions: Tensor) -> Step:
         """Take one step in every copy; `actions` is `(num_envs,)` or `(num_envs, action)`."""
+        check_actions(self, actions)
         all_actions = actions.detach().cpu().numpy()
         steps: list[ShareStep] = self._call("step", [(all_actions[first:end],) for first, end in self._ranges])
         obs, rewards, terminated, truncated, final_obs = (self._tensor(list(rows)) for rows in zip(*steps, strict=True))

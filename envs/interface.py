@@ -50,8 +50,19 @@ class VectorEnv(Protocol):
         ...
 
     def step(self, actions: Tensor) -> Step:
-        """Take one step in every copy; `actions` is `(num_envs,)` or `(num_envs, action)`."""
+        """Take one step in every copy; `actions` is `(num_envs,)` or `(num_envs, action)`, and refused in another shape."""
         ...
+
+
+def check_actions(env: VectorEnv, actions: Tensor) -> None:
+    """Refuse actions of another shape, which torch might spread over all copies without a word.
+
+    Raises:
+        ValueError: they have another shape than `(num_envs, *action)`.
+    """
+    expected = (env.num_envs, *(env.action_space.shape or ()))
+    if actions.shape != expected:
+        raise ValueError(f"actions must have the shape {expected}, not {tuple(actions.shape)}")
 
 
 class RestorableEnv(VectorEnv, Protocol):

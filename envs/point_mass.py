@@ -16,7 +16,7 @@ from torch import Tensor
 from recall_traces.envs.colours import AGENT, AT_GOAL, GOAL, WALL
 from recall_traces.envs.floor_plan import FloorPlan
 from recall_traces.envs.goals import SPARE, first_fine, proposed_goals
-from recall_traces.envs.interface import Step
+from recall_traces.envs.interface import Step, check_actions
 from recall_traces.envs.noise import Blocks
 from recall_traces.seeding import restore_generator, seeded_generator
 
@@ -119,6 +119,7 @@ class PointMass:
 
     def step(self, actions: Tensor) -> Step:
         """Move every point; `actions` is `(num_envs, dimensions)`, clamped to ±1."""
+        check_actions(self, actions)
         position, goal = self._obs.split(self.dimensions, 1)
         moves = actions.float().nan_to_num(nan=0.0).clamp(-1.0, 1.0)
         position = torch.add(position, moves, alpha=MAX_MOVE).clamp(-self.reach, self.reach)

@@ -16,7 +16,7 @@ from torch import Tensor
 from recall_traces.envs.colours import AGENT, AT_GOAL, GOAL, START, WALL
 from recall_traces.envs.floor_plan import FloorPlan
 from recall_traces.envs.goals import SPARE, first_fine, proposed_goals
-from recall_traces.envs.interface import Step
+from recall_traces.envs.interface import Step, check_actions
 from recall_traces.envs.noise import Blocks
 from recall_traces.seeding import restore_generator, seeded_generator
 
@@ -176,6 +176,7 @@ class PointMaze:
 
     def step(self, actions: Tensor) -> Step:
         """Move every point; `actions` is `(num_envs, 2)`, clamped to ±1."""
+        check_actions(self, actions)
         position = self._obs[:, :2]
         goal = self._obs[:, self.goal_columns] if self.options.random_goal else self._fixed_goal
         pushes = actions.float().nan_to_num(nan=0.0).clamp(-1.0, 1.0)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recall_traces.envs.interface import Step
+from recall_traces.envs.interface import Step, check_actions
 from recall_traces.envs.mujoco.engine import Engine
 from recall_traces.envs.mujoco.payout import Payout
 from recall_traces.envs.mujoco.picture import Painter
@@ -85,6 +85,7 @@ class MujocoEnv:
 
     def step(self, actions: Tensor) -> Step:
         """Take one step of `frame_skip` substeps in every world; `actions` is `(num_envs, action)`."""
+        check_actions(self, actions)
         engine, task = self.engine, self.task
         controls = actions.to(engine.dtype).nan_to_num(nan=0.0)
         engine.step(controls)
