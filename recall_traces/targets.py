@@ -39,6 +39,11 @@ class Targets:
     novel: Tensor
     """Which were chosen for novelty, bool `(S, B)`."""
 
+    def replaced(self, where: Tensor, others: Targets) -> Targets:
+        """These, but others where a bool `(S, B)` says so."""
+        pairs = ((getattr(self, name), getattr(others, name)) for name in vars(self))
+        return Targets(*(torch.where(where.view(*where.shape, *[1] * (x.dim() - 2)), y, x) for x, y in pairs))
+
 
 class HighValueStates:
     """Keeps, per seed and cell, how often it was visited, by which steps, and with what best return; chooses targets.
@@ -151,21 +156,17 @@ class HighValueStates:
         if self.source == "critic":
             return self.from_critic(count, value)
         if self.source == "novelty":
-            return self.from_arrivals(*self.novel_arrivals(count), novel=True)
+            return self.novel(count)
         if self.source == "return":
             return self.from_arrivals(*self.best_return_arrivals(count), novel=False)
-        novel = self.from_arrivals(*self.novel_arrivals(count), novel=True)
+        novel = self.novel(count)
         high = self.from_arrivals(*self.best_return_arrivals(count), novel=False)
         draws = torch.rand(novel.active.shape, generator=self.generator, device=novel.active.device)
-        use_novel = (draws < self.novelty_share()[:, None]) | ~high.active
-        wide = use_novel.view(*use_novel.shape, *[1] * (novel.obs.dim() - 2))
-        return Targets(
-            torch.where(wide, novel.obs, high.obs),
-            torch.where(use_novel, novel.cells, high.cells),
-            torch.where(use_novel, novel.stamps, high.stamps),
-            novel.active | high.active,
-            use_novel,
-        )
+        return high.replaced((draws < self.novelty_share()[:, None]) | ~high.active, novel)
+
+    def novel(self, count: int) -> Targets:
+        """Draw `count` seldom visited states per seed."""
+        return self.from_arrivals(*self.novel_arrivals(count), novel=True)
 
     def novel_arrivals(self, count: int) -> tuple[Tensor, Tensor]:
         """Stamps of arrivals in seldom visited cells, `(S, count)`, and whether there are any."""
