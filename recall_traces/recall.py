@@ -26,6 +26,8 @@ from recall_traces.targets import ARRIVALS, SOURCES, Generated, HighValueStates,
 
 SEARCHES = 16
 """States of a seed from which shortest ways are looked for at each update."""
+NOVEL = 64
+"""Novel states, each in another cell, to which ways are looked for where there are none to high-value states."""
 Predecessors = Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
 """Of states `(B, *observation)`: (obs, actions, prob, mask), each `(B, K, ...)`, the true backtracking model."""
 
@@ -376,10 +378,14 @@ class RecallTraces:
         ways = search(targets.obs)
         missing = targets.active & ~ways[2].any(2)
         if c.source == "auto" and missing.any():
-            novel = self.states.novel(c.traces_per_update)
-            there = search(torch.where(missing[..., None], novel.obs, FAR_AWAY))
-            known = missing & novel.active & there[2].any(2)
-            targets, ways, missing = targets.replaced(known, novel), chosen(known, there, ways), missing & ~known
+            novel = self.states.different_novel(NOVEL)
+            there = search(torch.where(missing.any(1)[:, None, None], novel.obs, FAR_AWAY))
+            known = novel.active & there[2].any(2)
+            which, some = draw(known * self.states.novelty().gather(1, novel.cells), c.traces_per_update, self.generator)
+            instead = missing & some[:, None]
+            targets, missing = targets.replaced(instead, novel.picked(which)), missing & ~instead
+            seeds = torch.arange(self.num_seeds, device=self.device)[:, None]
+            ways = chosen(instead, tuple(x[seeds, which] for x in there), ways)
         if missing.any():
             ways = chosen(missing, self.best_of_candidates(targets), ways)
         obs, actions, mask = ways
