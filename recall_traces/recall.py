@@ -20,14 +20,12 @@ from recall_traces.draws import draw
 from recall_traces.memory import Memory
 from recall_traces.model import BacktrackingConfig, BacktrackingModel, roll_back
 from recall_traces.seeding import restore_generator, seeded_generator
-from recall_traces.selection import FAR_AWAY, Selection
+from recall_traces.selection import Selection
 from recall_traces.spaces import check_action_space, check_observation_space, tensor_shape
 from recall_traces.targets import ARRIVALS, SOURCES, Generated, HighValueStates, Targets, Value
 
 SEARCHES = 16
 """States of a seed from which shortest ways are looked for at each update."""
-NOVEL = 64
-"""Novel states, each in another cell, to which ways are looked for where there are none to high-value states."""
 Predecessors = Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
 """Of states `(B, *observation)`: (obs, actions, prob, mask), each `(B, K, ...)`, the true backtracking model."""
 
@@ -249,7 +247,7 @@ class RecallTraces:
         """
         targets = self.states.choose(self.config.traces_per_update, value)
         metrics = self.fit(targets) if self.config.traces_from == "model" else {}
-        targets, traces = self.recall(targets)
+        traces = self.recall(targets)
         self.updated = self.memory.time
         self.buffer = [*self.buffer[1 - self.config.buffer_updates :], traces] if self.config.buffer_updates > 1 else [traces]
         length = traces.mask.sum((1, 2)) / targets.active.sum(1).clamp(min=1)
@@ -335,15 +333,15 @@ class RecallTraces:
             fitted = self.model.fit(self.memory.at(self.memory.sample(count, self.generator)), c.model_updates)
         return {f"recall/model_{name}": value for name, value in fitted.items()}
 
-    def recall(self, targets: Targets) -> tuple[Targets, Recalled]:
-        """Recall a way into each target, `(S, B, L, ...)`; gives the targets too, since some are replaced by others."""
-        targets, (obs, actions, mask) = self.shortest(targets) if self.searches else (targets, self.best_of_candidates(targets))
+    def recall(self, targets: Targets) -> Recalled:
+        """Recall a way into each target, `(S, B, L, ...)`."""
+        obs, actions, mask = (self.shortest if self.searches else self.best_of_candidates)(targets)
         next_obs = torch.cat([obs[:, :, 1:], targets.obs[:, :, None]], 2)
         position, held = self.memory.find(targets.stamps)
         terminated, known_end = torch.zeros_like(mask), torch.ones_like(mask)
         terminated[..., -1] = held & self.memory.gather(self.memory.steps.terminated, position)
         known_end[..., -1] = held
-        return targets, Recalled(obs, actions, mask, mask.float(), next_obs, terminated, known_end)
+        return Recalled(obs, actions, mask, mask.float(), next_obs, terminated, known_end)
 
     def best_of_candidates(self, targets: Targets) -> tuple[Tensor, ...]:
         """Of several ways into each target the one with the fewest steps from a start: obs, actions, mask, `(S, B, L, ...)`."""
@@ -359,37 +357,23 @@ class RecallTraces:
         from_somewhere = steps.gather(1, best) > length
         return obs, actions, mask & targets.active[..., None] & (self.last_visits(obs, mask) | ~from_somewhere[..., None])
 
-    def shortest(self, targets: Targets) -> tuple[Targets, tuple[Tensor, ...]]:
+    def shortest(self, targets: Targets) -> tuple[Tensor, ...]:
         """The shortest way from where the agent has just been into each target: obs, actions, mask, `(S, B, L, ...)`.
 
         Not from where episodes began: there imitation would teach what to do on the way alone, and nothing where the agent
-        strays from it (Ross et al. 2011) or got stuck, which is where it spends most of its steps. Where the model knows of no
-        way into a target, the source `auto` takes one that is novel instead, since there is something to explore; where that
-        fails too, a way that begins anywhere will do.
+        strays from it (Ross et al. 2011) or got stuck, which is where it spends most of its steps.
         """
         c, memory = self.config, self.memory
         places = memory.gather(memory.steps.obs, memory.sample(SEARCHES, self.generator, memory.time - self.updated or None))
-        length, tried = max(c.search_length, c.trace_length), self.selection.tried(c.model.support)
-
-        def search(states: Tensor) -> tuple[Tensor, ...]:
-            traces = self.model.shortest_traces(places, states, length, tried)
-            return tuple(x[:, :, -c.trace_length :] for x in (traces.obs, traces.actions, traces.mask))
-
-        ways = search(targets.obs)
-        missing = targets.active & ~ways[2].any(2)
-        if c.source == "auto" and missing.any():
-            novel = self.states.different_novel(NOVEL)
-            there = search(torch.where(missing.any(1)[:, None, None], novel.obs, FAR_AWAY))
-            known = novel.active & there[2].any(2)
-            which, some = draw(known * self.states.novelty().gather(1, novel.cells), c.traces_per_update, self.generator)
-            instead = missing & some[:, None]
-            targets, missing = targets.replaced(instead, novel.picked(which)), missing & ~instead
-            seeds = torch.arange(self.num_seeds, device=self.device)[:, None]
-            ways = chosen(instead, tuple(x[seeds, which] for x in there), ways)
-        if missing.any():
-            ways = chosen(missing, self.best_of_candidates(targets), ways)
-        obs, actions, mask = ways
-        return targets, (obs, actions, mask & targets.active[..., None])
+        tried = self.selection.tried(c.model.support)
+        traces = self.model.shortest_traces(places, targets.obs, max(c.search_length, c.trace_length), tried)
+        way = tuple(x[:, :, -c.trace_length :] for x in (traces.obs, traces.actions, traces.mask & targets.active[..., None]))
+        missing = targets.active & ~way[2].any(2)
+        if not missing.any():
+            return way
+        sampled = self.best_of_candidates(targets)
+        pairs = zip(way, sampled, strict=True)
+        return tuple(torch.where(missing.view(*missing.shape, *[1] * (x.dim() - 2)), y, x) for x, y in pairs)
 
     def ways(self, targets: Targets, length: int) -> Traces:
         """`candidates` traces into each target, `(S, B * candidates, length, ...)`, those of one target side by side."""
@@ -482,9 +466,3 @@ class RecallTraces:
         self.rarity, self.updated = state["rarity"].clone(), int(state["updated"])
         self.buffer = [Recalled(**state["buffer"][str(k)]) for k in range(len(state["buffer"]))]
         self.unfitted = [Transitions(**state["unfitted"][str(k)]) for k in range(len(state["unfitted"]))]
-
-
-def chosen(where: Tensor, these: tuple[Tensor, ...], others: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Where a bool `(S, B)` holds, these `(S, B, ...)`, elsewhere the others."""
-    pairs = zip(these, others, strict=True)
-    return tuple(torch.where(where.view(*where.shape, *[1] * (x.dim() - 2)), x, y) for x, y in pairs)

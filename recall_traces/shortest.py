@@ -58,7 +58,12 @@ def shortest_traces(model: NeighbourModel, starts: Tensor, states: Tensor, lengt
     costs = (1 - price * model.weights, 1 - price * model.log_weights(model.obs, starts), -price * last)
     columns = zip(*(x.cpu().numpy() for x in (model.before, ends, *costs)), strict=True)
     graphs = [Graph(*arrays) for arrays in columns]
-    found = [_tenable_ways(graph, model, seed, starts[seed], length, tried) for seed, graph in enumerate(graphs)]
+    found = [
+        graph.ways(length, np.arange(len(graph.ends)))
+        if tried is None
+        else _tenable_ways(graph, model, seed, starts[seed], length, tried)
+        for seed, graph in enumerate(graphs)
+    ]
     rows = torch.from_numpy(np.stack(found)).to(states.device)
     mask, steps = rows >= 0, rows.clamp(min=0)
     obs, actions = model.pick(model.obs, steps), model.pick(model.actions, steps)
@@ -126,15 +131,13 @@ class Graph:
         return step, np.maximum(after - len(self.first), 0)
 
 
-def _tenable_ways(graph: Graph, model: NeighbourModel, seed: int, starts: Tensor, length: int, tried: Transitions | None) -> Ints:
+def _tenable_ways(graph: Graph, model: NeighbourModel, seed: int, starts: Tensor, length: int, tried: Transitions) -> Ints:
     """The ways of a graph without steps that are refuted; it is without them afterwards."""
     places = torch.cat([model.next_obs[seed], starts])
-    ways, believed = np.full((len(graph.ends), length), -1), np.empty(0, np.int64)
-    which = np.flatnonzero(np.isfinite(graph.last).any(1))
-    for _ in range(ROUNDS if len(which) else 0):
+    ways = np.full((len(graph.ends), length), -1)
+    which, believed = np.arange(len(ways)), np.empty(0, np.int64)
+    for _ in range(ROUNDS):
         ways[which] = found = graph.ways(length, which)
-        if tried is None:
-            return ways
         there = found >= 0
         after = np.pad(found, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
         after = np.where(after < 0, graph.start[which][:, None], after)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recall_traces.cells import Cells
-from recall_traces.draws import draw, gumbel
+from recall_traces.draws import draw
 from recall_traces.memory import Memory
 
 Value = Callable[[Tensor], Tensor]
@@ -38,16 +38,6 @@ class Targets:
     """Which are real, bool `(S, B)`: a seed may have none."""
     novel: Tensor
     """Which were chosen for novelty, bool `(S, B)`."""
-
-    def picked(self, which: Tensor) -> Targets:
-        """Those at `(S, B)`."""
-        seeds = torch.arange(len(which), device=which.device)[:, None]
-        return Targets(*(x[seeds, which] for x in vars(self).values()))
-
-    def replaced(self, where: Tensor, others: Targets) -> Targets:
-        """These, but others where a bool `(S, B)` says so."""
-        pairs = ((getattr(self, name), getattr(others, name)) for name in vars(self))
-        return Targets(*(torch.where(where.view(*where.shape, *[1] * (x.dim() - 2)), y, x) for x, y in pairs))
 
 
 class HighValueStates:
@@ -161,33 +151,29 @@ class HighValueStates:
         if self.source == "critic":
             return self.from_critic(count, value)
         if self.source == "novelty":
-            return self.novel(count)
+            return self.from_arrivals(*self.novel_arrivals(count), novel=True)
         if self.source == "return":
             return self.from_arrivals(*self.best_return_arrivals(count), novel=False)
-        novel = self.novel(count)
+        novel = self.from_arrivals(*self.novel_arrivals(count), novel=True)
         high = self.from_arrivals(*self.best_return_arrivals(count), novel=False)
         draws = torch.rand(novel.active.shape, generator=self.generator, device=novel.active.device)
-        return high.replaced((draws < self.novelty_share()[:, None]) | ~high.active, novel)
+        use_novel = (draws < self.novelty_share()[:, None]) | ~high.active
+        wide = use_novel.view(*use_novel.shape, *[1] * (novel.obs.dim() - 2))
+        return Targets(
+            torch.where(wide, novel.obs, high.obs),
+            torch.where(use_novel, novel.cells, high.cells),
+            torch.where(use_novel, novel.stamps, high.stamps),
+            novel.active | high.active,
+            use_novel,
+        )
 
-    def novelty(self) -> Tensor:
-        """How much each cell is worth visiting, `(S, cells)`; 0 where it never was, or the memory has forgotten it."""
-        _, held = self.memory.find(self.arrivals.amax(2))
-        return torch.where(held, self.visits.clamp(min=1) ** -self.novelty_power, 0.0)
-
-    def novel(self, count: int) -> Targets:
-        """Draw `count` seldom visited states per seed."""
-        cells, some = draw(self.novelty(), count, self.generator)
-        return self.newest_in(cells, some[:, None].expand(-1, count))
-
-    def different_novel(self, count: int) -> Targets:
-        """Draw seldom visited states per seed, at most `count`, and each from another cell."""
-        weights = self.novelty()
-        keys, cells = (weights.log() + gumbel(weights.shape, self.generator)).topk(min(count, weights.shape[1]), 1)
-        return self.newest_in(cells, keys.isfinite())
-
-    def newest_in(self, cells: Tensor, active: Tensor) -> Targets:
-        """The states of the latest arrivals in cells `(S, B)`, chosen for their novelty."""
-        return self.from_arrivals(self.arrivals.amax(2).gather(1, cells), active, novel=True)
+    def novel_arrivals(self, count: int) -> tuple[Tensor, Tensor]:
+        """Stamps of arrivals in seldom visited cells, `(S, count)`, and whether there are any."""
+        newest = self.arrivals.amax(2)
+        _, held = self.memory.find(newest)
+        weights = torch.where(held, self.visits.clamp(min=1) ** -self.novelty_power, 0.0)
+        cells, some = draw(weights, count, self.generator)
+        return newest.gather(1, cells), some[:, None].expand(-1, count)
 
     def best_return_arrivals(self, count: int) -> tuple[Tensor, Tensor]:
         """Stamps of the best arrivals in the cells with the highest positive return, `(S, count)`, and whether there are any."""

@@ -60,8 +60,7 @@ def recalled(recall: RecallTraces) -> tuple[Tensor, Traces]:
     """Targets and the traces into them."""
     recall.update()
     targets = recall.states.choose(recall.config.traces_per_update, None)
-    targets, traces = recall.recall(targets)
-    return targets.obs, traces
+    return targets.obs, recall.recall(targets)
 
 
 def successors(targets: Tensor, traces: Traces) -> Tensor:

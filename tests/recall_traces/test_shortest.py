@@ -258,28 +258,6 @@ def test_where_no_way_is_known_one_from_anywhere_is_sampled() -> None:
     assert ways(recall) == {((2, 1),)}  # no start leads here, so that loops are cut out, and of a cell the last step is kept
 
 
-def test_where_no_way_leads_to_the_reward_the_mixture_explores() -> None:
-    """The agent knows of no way from the row where it is to the one where it was paid once."""
-    paid = steps(way(*((float(k), 9.0 + k % 2) for k in range(6))))
-    paid.rewards[:, -1] = 1.0
-    row = [episode(steps(way(*((float(k), -9.0 + k % 2) for k in range(length))))) for length in (2, 2, 2, 2, 8, 2)]
-    for source in ("auto", "return"):
-        recall = make_recall(source=source, novelty_floor=0.0, novelty_ceiling=0.0, traces_per_update=32)
-        for one in (episode(paid), *row):
-            recall.observe(one)
-            metrics = recall.update()
-        # Not into novel states that cannot be reached either; without novelty the recorded way into the reward is sampled.
-        share, traces = float(metrics["recall/novelty_share"]), recall.buffer[-1]
-        here = traces.obs[0, :, -1, 1] < 0
-        assert float(here.float().mean()) == share
-        assert share == (1 if source == "auto" else 0)
-        assert bool((traces.next_obs[0, here, -1, 0] > 1).all())  # where it was once, not six times
-        recall.observe(episode(steps(way(*((0.0, -9.0 + k) for k in range(19))))))  # leads over
-        recall.observe(episode(steps(way((0, -9), (1, -8)))))
-        metrics = recall.update()
-        assert metrics["recall/novelty_share"].tolist() == [0.0]
-
-
 def test_the_recorded_way_into_a_target_is_always_known() -> None:
     """However small the support: of 3,000 steps it has 64, and those 12 that led to the reward among them."""
     recall = make_recall(model=BacktrackingConfig(kind="neighbours", support=64), source="return", trace_length=12, top_states=1)
