@@ -603,6 +603,11 @@ def test_files_that_are_not_one(tmp_path):
     other = RecallTracesCallback().load(tmp_path / "two")
     with pytest.raises(ValueError, match="with 2 environments, not 3"):
         PPO("MlpPolicy", lines(3), **ON, batch_size=16, **net()).learn(48, callback=other)
+    with pytest.raises(ValueError, match="another observation or action space"):
+        PPO("MlpPolicy", DummyVecEnv([Walk] * 2), **ON, batch_size=16, **net()).learn(32, callback=other)
+    model.learn(32, callback=other)  # it still has what was loaded
+    other._observe()
+    assert other.recall.memory.time == 16 + 15
 
 
 # Who is not served -------------------------------------------------------------------------------------------------------
@@ -641,6 +646,24 @@ def test_models_that_cannot_be_served_are_refused_when_training_starts():
         RecallTracesCallback(RecallConfig(source="generated"))
     with pytest.raises(ValueError, match="imagined steps are for"):
         RecallTracesCallback(RecallConfig(imagined_share=0.1))
+    with pytest.raises(ValueError, match="oracle are for our own learners"):
+        RecallTracesCallback(RecallConfig(traces_from="oracle"))
+
+
+def test_arguments_that_are_none():
+    with pytest.raises(TypeError, match="must be a RecallConfig, not dict"):
+        PPO("MlpPolicy", lines(1), **ON, batch_size=16, **net()).learn(16, callback=RecallTracesCallback)
+    with pytest.raises(ValueError, match="seed must be at least 0, not -1"):
+        RecallTracesCallback(seed=-1)
+    with pytest.raises(TypeError, match="float"):
+        RecallTracesCallback(seed=1.5)
+
+
+def test_a_seed_that_numpy_drew_is_saved(tmp_path):
+    callback = RecallTracesCallback(SMALL, seed=np.int64(7))
+    PPO("MlpPolicy", lines(1), **ON, batch_size=16, **net()).learn(16, callback=callback)
+    callback.save(tmp_path / "seven")
+    assert RecallTracesCallback().load(tmp_path / "seven").seed == 7
 
 
 def test_contributed_algorithms_are_served():
