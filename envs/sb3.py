@@ -34,8 +34,9 @@ def make_vec_env(
         n_envs: copies.
         seed: of all copies together, at least 0; None draws one by NumPy's global generator.
         device: where the environment computes; what the algorithm sees is NumPy in any case.
-        monitor: put a `VecMonitor` around it, so that the algorithm logs the mean return and length of episodes; a file or
-            folder has it also write every episode there, as `monitor.csv`, which `recall-traces plot` reads.
+        monitor: put a `VecMonitor` around it, so that the algorithm logs the mean return and length of episodes; "logs/run"
+            has it also write every episode to `logs/run.monitor.csv`, "logs/run/" to `logs/run/monitor.csv`, which
+            `recall-traces plot` reads.
         options: of the environment, by name.
 
     Raises:
@@ -46,7 +47,11 @@ def make_vec_env(
     env.seed(seed)
     if not monitor:
         return env
-    return VecMonitor(env, None if monitor is True else str(monitor))
+    if monitor is True:
+        return VecMonitor(env)
+    if str(monitor).endswith("/"):
+        Path(monitor).mkdir(parents=True, exist_ok=True)  # or the file would be hidden: .monitor.csv
+    return VecMonitor(env, str(monitor))
 
 
 class BatchedVecEnv(VecEnv):

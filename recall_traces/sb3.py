@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 import secrets
 import time
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -28,7 +31,7 @@ from recall_traces.model import BacktrackingConfig
 from recall_traces.recall import RecallConfig, RecallTraces
 from recall_traces.saving import load_tree, save_tree, to_device
 from recall_traces.sb3_actors import Actor, make_actor
-from recall_traces.spaces import tensor_dtype
+from recall_traces.spaces import factor_sizes, tensor_dtype
 
 CALIBRATION_STEPS = 256
 """Steps that the grid of an unbounded `Box` is fixed by, at least, or `update_every` if that is less: of the few states of one
@@ -59,11 +62,18 @@ class RecallTracesCallback(BaseCallback):
 
     def __init__(self, config: RecallConfig | None = None, seed: int | None = None, verbose: int = 0) -> None:
         super().__init__(verbose)
-        self._asked_for, self.config, self.seed = config, config or RecallConfig(), seed
+        if not isinstance(config, RecallConfig | None):  # such as `locals`, if learn got the class
+            raise TypeError(f"config must be a RecallConfig, not {type(config).__name__}: callback=RecallTracesCallback()")
+        self._asked_for, self.config = config, config or RecallConfig()
+        self.seed = None if seed is None else operator.index(seed)  # NumPy's integers cannot be saved
+        if self.seed is not None and self.seed < 0:
+            raise ValueError(f"seed must be at least 0, not {seed}")
         if self.config.source in ("given", "generated"):
             raise ValueError(
                 f"the source {self.config.source!r} needs states, which this callback does not take: use another source"
             )
+        if self.config.traces_from == "oracle":
+            raise ValueError("traces from the oracle are for our own learners: a callback knows no truth")
         if self.config.imagined_share:
             raise ValueError("imagined steps are for recall_traces.agents.sac: a callback gives the critics nothing")
         self.recall: RecallTraces | None = None
@@ -85,10 +95,11 @@ class RecallTracesCallback(BaseCallback):
         num_envs = self.training_env.num_envs
         if self.recall is None:
             self.seed = self._choose_seed()
-            self.recall = self._make(num_envs)
+            recall = self._make(num_envs)
             if self._saved is not None:
-                self._restore(*self._saved)
+                self._restore(recall, *self._saved)
                 self._saved = None
+            self.recall = recall
             if self.verbose:
                 print(f"recall traces: source {self.config.source}, {type(self.recall.model.density).__name__}, seed {self.seed}")
             self._spaces = self.model.observation_space, self.model.action_space
@@ -274,8 +285,8 @@ class RecallTracesCallback(BaseCallback):
     def _make(self, num_envs: int) -> RecallTraces:
         assert self.seed is not None
         model: Any = self.model  # all that are served have a gamma
-        spaces, rest = (model.observation_space, model.action_space), {"seed": self.seed, "device": model.device}
-        return RecallTraces(*spaces, self.config, num_envs=num_envs, gamma=model.gamma, **rest)
+        both, rest = (model.observation_space, model.action_space), {"seed": self.seed, "device": model.device}
+        return RecallTraces(*both, self.config, num_envs=num_envs, gamma=model.gamma, **rest)
 
     def save(self, path: str | Path) -> None:
         """Write the backtracking model, what is remembered, the recalled traces and the generators; no code is stored.
@@ -295,6 +306,7 @@ class RecallTracesCallback(BaseCallback):
         held = {name: torch.stack([getattr(step, name) for step in self._steps]) for name in names}
         header = {name: getattr(self, name) for name in ("seed", "seconds", "_due")}
         header |= {"config": dataclasses.asdict(self.config), "num_envs": self.recall.memory.age.shape[1]}
+        header["spaces"] = _describe(self.model)
         save_tree(path, {"recall": self.recall.state_dict(), "held": held}, header)
         return None
 
@@ -326,12 +338,13 @@ class RecallTracesCallback(BaseCallback):
         self._rollout_steps, self._next_update = 0, 0
         return self
 
-    def _restore(self, tree: dict[str, Any], header: dict[str, Any]) -> None:
-        assert self.recall is not None
+    def _restore(self, recall: RecallTraces, tree: dict[str, Any], header: dict[str, Any]) -> None:
         try:
+            if header["spaces"] != _describe(self.model):
+                raise ValueError("it was saved with another observation or action space")
             if header["num_envs"] != self.training_env.num_envs:
                 raise ValueError(f"it was saved with {header['num_envs']} environments, not {self.training_env.num_envs}")
-            self.recall.load_state_dict(to_device(tree["recall"], self.model.device))
+            recall.load_state_dict(to_device(tree["recall"], self.model.device))
         except (KeyError, RuntimeError, ValueError) as error:
             raise ValueError(f"the saved callback does not fit this model: {error}") from error
         for name in ("seconds", "_due"):
@@ -339,3 +352,9 @@ class RecallTracesCallback(BaseCallback):
         columns = zip(*tree["held"].values(), strict=True)
         self._steps = [Transitions(**dict(zip(tree["held"], step, strict=True))) for step in columns]
         self._break_off()  # the environments of then are gone
+
+
+def _describe(model: BaseAlgorithm) -> list[Any]:
+    """A model's spaces, as JSON holds them: the bounds of a `Box`, sizes of the others."""
+    both = model.observation_space, model.action_space
+    return [[x.low.tolist(), x.high.tolist()] if isinstance(x, spaces.Box) else factor_sizes(x) for x in both]

@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the subcommand.
 
     Raises:
-        UsageError: a run is missing or holds no curves, or the picture cannot be written.
+        UsageError: a run is missing or holds no curves, none knows the metric, or the picture cannot be written.
     """
     options = parse(argv)
     if options is None:
@@ -59,6 +59,7 @@ def main(argv: Sequence[str]) -> None:
     # After the command line was found good: scipy and matplotlib are slow.
     from recall_traces.curves import read_curves
     from recall_traces.plotting import check_suffix, plot_comparison
+    from recall_traces.statistics import choose_metric
 
     single = options.runs[0] if len(options.runs) == 1 else None
     folder = Path() if single is None else single if single.is_dir() else single.parent
@@ -67,6 +68,8 @@ def main(argv: Sequence[str]) -> None:
         check_suffix(out)
         curves = read_curves(*options.runs, prefix_clashes=True)
         metric = options.metric or usual_metric(curves)
+        if all(task.span(choose_metric([task], metric, None)[0], arm) is None for task in curves for arm in task.arms):
+            raise ValueError(f"there is no {metric} in what was read: choose another --metric")
         plot_comparison(curves, out, metric=metric, threshold=options.threshold, title=options.title, by_task=True)
     except ValueError as error:
         raise UsageError(one_line(error)) from error

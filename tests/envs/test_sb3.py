@@ -180,6 +180,11 @@ def test_the_file_of_episodes_tells_the_task(env_id: str, outside: bool, tmp_pat
     assert [c.task for c in curves] == [env_id]
 
 
+def test_a_folder_of_episodes_holds_a_file_that_is_seen(tmp_path: Path) -> None:
+    make_vec_env("FourRooms-7", monitor=f"{tmp_path}/logs/run/").close()
+    assert [file.name for file in (tmp_path / "logs" / "run").iterdir()] == ["monitor.csv"]
+
+
 def test_seeds_take_effect_at_the_next_reset_and_once() -> None:
     env, twin = make_vec_env("CartPole-v1", 3, seed=5), make("CartPole-v1", 3, seed=5)
 

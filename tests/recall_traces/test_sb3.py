@@ -116,7 +116,8 @@ def test_every_step_is_remembered_as_it_was(algorithm, options, normalized):
 def test_discrete_actions_and_one_environment():
     env = lines(1, discrete=True)
     callback = RecallTracesCallback(SMALL, seed=0)
-    PPO("MlpPolicy", env, seed=0, **ON, batch_size=16, **net()).learn(64, callback=callback)
+    PPO("MlpPolicy", env, seed=0, gamma=0.5, **ON, batch_size=16, **net()).learn(64, callback=callback)
+    assert callback.recall.memory.gamma == 0.5
     callback._observe()
     found, truth = remembered(callback, 0), lived_through(env, 0)
     for name, value in found.items():
@@ -208,6 +209,30 @@ def test_steps_between_that_the_callback_did_not_see():
     callback._observe()
     assert callback.recall.memory.time > 70
     assert continuous(callback.recall.memory)
+
+
+def test_an_environment_that_was_reset_between():
+    env = lines(1)
+    model, callback = PPO("MlpPolicy", env, **ON, batch_size=16, **net()), RecallTracesCallback(SMALL)
+    model.learn(16, callback=callback)
+    model.set_env(env)  # resets it, as Stable-Baselines3 knows
+    model.learn(16, callback=callback, reset_num_timesteps=False)
+    callback._observe()
+    assert callback.recall.memory.time == 31
+    assert continuous(callback.recall.memory)
+
+
+def test_normalised_environments_tell_that_they_were_moved_between():
+    env = lines(1, normalized=True)
+    model, callback = PPO("MlpPolicy", env, **ON, batch_size=16, **net()), RecallTracesCallback(SMALL)
+    model.learn(16, callback=callback)
+    env.reset()
+    model.learn(16, callback=callback, reset_num_timesteps=False)
+    callback._observe()
+    found = remembered(callback, 0)
+    assert found["next_obs"][15, 1] == 4  # in the middle of an episode
+    assert found["truncated"][15]
+    assert found["obs"][16, 1] == 0
 
 
 def test_the_same_model_from_a_file(tmp_path):
@@ -344,6 +369,10 @@ def test_the_loss_is_the_policys_own_log_probability():
     with torch.no_grad():
         normal = ppo.policy.get_distribution(obs).distribution
         torch.testing.assert_close(make_actor(ppo).loss(obs, actions), -normal.log_prob(actions)[:, 0])
+    ppo = PPO("MlpPolicy", lines(1), use_sde=True, policy_kwargs={"net_arch": [16], "squash_output": True})
+    with torch.no_grad():
+        own = ppo.policy.get_distribution(obs).log_prob(actions / 2)  # which it squashes to [-1, 1]
+        torch.testing.assert_close(make_actor(ppo).loss(obs, actions), -own)
 
 
 def test_long_imitation_of_one_action_leaves_a_squashed_gaussian_its_noise():
@@ -373,11 +402,14 @@ def test_the_value_is_the_critics():
 def test_the_algorithms_clipping_and_modes_hold():
     model = PPO("MlpPolicy", lines(2), **ON, batch_size=16, max_grad_norm=1e-3, **net())
     model.learn(64, callback=(callback := RecallTracesCallback(SMALL)))
+    loss, during = callback.actor.loss, []
+    callback.actor.loss = lambda *batch: (during.append(model.policy.training), loss(*batch))[1]
     for training in (True, False):
         model.policy.set_training_mode(training)
         callback._imitate(1)
         assert model.policy.training == training
         assert all(module.training == training for module in model.policy.modules())
+    assert during == [True, True]
     grads = torch.cat([p.grad.flatten() for p in model.policy.parameters() if p.grad is not None])
     assert float(grads.norm()) == pytest.approx(1e-3, rel=0.01)
 
@@ -509,6 +541,7 @@ def test_save_and_load_go_on_exactly(tmp_path):
     path = tmp_path / "callback.safetensors"
     model = PPO("MlpPolicy", lines(2), **ON, batch_size=16, seed=0, **net())
     model.learn(160, callback=(callback := RecallTracesCallback(SMALL, seed=5)))
+    callback._due = 0.5  # as an off-policy model might leave it
     callback.save(path)
     loaded = RecallTracesCallback().load(path)
     loaded.save(tmp_path / "again")  # what was loaded
@@ -516,6 +549,7 @@ def test_save_and_load_go_on_exactly(tmp_path):
     loaded.init_callback(model)
     assert loaded.config == SMALL
     assert loaded.seed == 5
+    assert (loaded.seconds, loaded._due) == (callback.seconds, callback._due)
     # The environments of the saved run are gone: its open episodes end.
     assert len(loaded._steps) == len(callback._steps) > 1
     assert bool((loaded._steps[-1].truncated | callback._steps[-1].terminated).all())
@@ -603,6 +637,11 @@ def test_files_that_are_not_one(tmp_path):
     other = RecallTracesCallback().load(tmp_path / "two")
     with pytest.raises(ValueError, match="with 2 environments, not 3"):
         PPO("MlpPolicy", lines(3), **ON, batch_size=16, **net()).learn(48, callback=other)
+    with pytest.raises(ValueError, match="another observation or action space"):
+        PPO("MlpPolicy", DummyVecEnv([Walk] * 2), **ON, batch_size=16, **net()).learn(32, callback=other)
+    model.learn(32, callback=other)  # it still has what was loaded
+    other._observe()
+    assert other.recall.memory.time == 16 + 15
 
 
 # Who is not served -------------------------------------------------------------------------------------------------------
@@ -641,6 +680,24 @@ def test_models_that_cannot_be_served_are_refused_when_training_starts():
         RecallTracesCallback(RecallConfig(source="generated"))
     with pytest.raises(ValueError, match="imagined steps are for"):
         RecallTracesCallback(RecallConfig(imagined_share=0.1))
+    with pytest.raises(ValueError, match="oracle are for our own learners"):
+        RecallTracesCallback(RecallConfig(traces_from="oracle"))
+
+
+def test_arguments_that_are_none():
+    with pytest.raises(TypeError, match="must be a RecallConfig, not dict"):
+        PPO("MlpPolicy", lines(1), **ON, batch_size=16, **net()).learn(16, callback=RecallTracesCallback)
+    with pytest.raises(ValueError, match="seed must be at least 0, not -1"):
+        RecallTracesCallback(seed=-1)
+    with pytest.raises(TypeError, match="float"):
+        RecallTracesCallback(seed=1.5)
+
+
+def test_a_seed_that_numpy_drew_is_saved(tmp_path):
+    callback = RecallTracesCallback(SMALL, seed=np.int64(7))
+    PPO("MlpPolicy", lines(1), **ON, batch_size=16, **net()).learn(16, callback=callback)
+    callback.save(tmp_path / "seven")
+    assert RecallTracesCallback().load(tmp_path / "seven").seed == 7
 
 
 def test_contributed_algorithms_are_served():

@@ -476,6 +476,14 @@ def test_a_baseline_is_drawn_beside_our_own_run(sb3, tmp_path, monkeypatch, caps
     assert metrics == ["success", "episode_return", "success", "greedy_episode_return"]
 
 
+def test_an_empty_picture_is_refused(tmp_path, capsys):
+    monitor(tmp_path / "PPO_1" / "monitor.csv", [(1, 10, 1)])
+    for metric in ("greedy_success", "greedy_episode_return"):  # which episodes of training do not tell
+        assert main(["plot", str(tmp_path / "PPO_1"), "--out", str(tmp_path / "none.png"), "--metric", metric]) == 2
+        assert f"there is no {metric} in what was read" in capsys.readouterr().err
+    assert not (tmp_path / "none.png").exists()
+
+
 def test_help_names_the_files(capsys):
     assert main(["plot", "--help"]) == 0
     out = capsys.readouterr().out
