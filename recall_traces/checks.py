@@ -1,15 +1,29 @@
-"""Checks of configurations: each raises a `ValueError` of one sentence that names the field and what would be valid."""
+"""Checks of configurations: each raises a `ValueError` of one sentence that names the field and what would be valid.
+
+NumPy's numbers, such as a sweep draws, become Python's, which JSON can write.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import numpy as np
+
+
+def plain(config: Any, name: str) -> Any:
+    """A field's value; a number of NumPy's is replaced by Python's, in the configuration too, frozen as it may be."""
+    value = getattr(config, name)
+    if isinstance(value, np.generic):
+        value = value.item()
+        object.__setattr__(config, name, value)
+    return value
+
 
 def check_whole(config: Any, *names: str, least: int = 1, of: str = "") -> None:
     """Refuse what is no whole number of at least `least`; `of` stands before the name of the field."""
     for name in names:
-        value = getattr(config, name)
+        value = plain(config, name)
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError(f"{of}{name} must be a whole number, not {value}")
         if value < least:
@@ -19,7 +33,7 @@ def check_whole(config: Any, *names: str, least: int = 1, of: str = "") -> None:
 def check_positive(config: Any, *names: str, of: str = "") -> None:
     """Refuse what is no finite number above 0."""
     for name in names:
-        value = getattr(config, name)
+        value = plain(config, name)
         if not (value > 0 and math.isfinite(value)):
             raise ValueError(f"{of}{name} must be positive{'' if math.isfinite(value) else ' and finite'}, not {value}")
 
@@ -27,7 +41,7 @@ def check_positive(config: Any, *names: str, of: str = "") -> None:
 def check_not_negative(config: Any, *names: str, of: str = "") -> None:
     """Refuse what is no finite number of at least 0."""
     for name in names:
-        value = getattr(config, name)
+        value = plain(config, name)
         if not (value >= 0 and math.isfinite(value)):
             raise ValueError(f"{of}{name} must not be negative{'' if math.isfinite(value) else ', and finite'}, not {value}")
 
@@ -35,8 +49,9 @@ def check_not_negative(config: Any, *names: str, of: str = "") -> None:
 def check_share(config: Any, *names: str, of: str = "") -> None:
     """Refuse what does not lie in [0, 1]."""
     for name in names:
-        if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"{of}{name} must lie in [0, 1], not {getattr(config, name)}")
+        value = plain(config, name)
+        if not 0 <= value <= 1:
+            raise ValueError(f"{of}{name} must lie in [0, 1], not {value}")
 
 
 def check_units(config: Any, *names: str, of: str = "") -> None:

@@ -199,6 +199,8 @@ class RecallTracesCallback(BaseCallback):
         if model.num_timesteps < self._next_update:
             return False
         if isinstance(model, OffPolicyAlgorithm) and model.num_timesteps <= model.learning_starts:
+            if len(self._steps) > self.recall.memory.num_columns:
+                self._observe()  # more than is remembered need not wait for training
             return False
         ready = max(0, len(self._steps) - 1) * model.n_envs
         if not self.recall.cells.calibrated and ready < min(self.config.update_every, CALIBRATION_STEPS):

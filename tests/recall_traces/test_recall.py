@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import json
 from typing import Any
 
 import numpy as np
@@ -474,6 +475,14 @@ def test_a_number_or_name_out_of_range_is_refused(name: str, value: Any, message
     with pytest.raises(ValueError, match=message) as error:
         dataclasses.replace(RecallConfig(), **{name: value})
     assert name in str(error.value)
+
+
+def test_numbers_of_numpy_become_pythons() -> None:
+    config = RecallConfig(trace_length=np.int64(10), imitation_coefficient=np.float32(0.5), top_fraction=np.float64(0.25))
+    assert config == RecallConfig(trace_length=10, imitation_coefficient=0.5, top_fraction=0.25)
+    json.dumps(dataclasses.asdict(config))
+    with pytest.raises(ValueError, match="trace_length must be at least 1, not 0"):
+        RecallConfig(trace_length=np.int64(0))
 
 
 def test_what_is_missing_is_asked_for() -> None:

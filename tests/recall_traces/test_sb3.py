@@ -414,6 +414,18 @@ def test_the_algorithms_clipping_and_modes_hold():
     assert float(grads.norm()) == pytest.approx(1e-3, rel=0.01)
 
 
+def test_the_coefficient_weighs_the_loss():
+    grads = []
+    for coefficient in (1.0, 0.25):
+        config = dataclasses.replace(SMALL, imitation_updates=0, imitation_coefficient=coefficient)
+        model = PPO("MlpPolicy", lines(2), seed=0, max_grad_norm=1e9, **ON, batch_size=16, **net())
+        model.learn(64, callback=(callback := RecallTracesCallback(config, seed=0)))
+        callback._imitate(1)
+        grads.append(torch.cat([p.grad.flatten() for p in model.policy.parameters() if p.grad is not None]))
+    assert grads[0].abs().max() > 0
+    torch.testing.assert_close(grads[1], 0.25 * grads[0])
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -535,6 +547,34 @@ def test_what_is_logged(tmp_path):
     header = (tmp_path / "progress.csv").read_text().splitlines()[0].split(",")
     names = "model_loss imitation_loss traces trace_length states states_return best_return novelty_share rarity seconds"
     assert {f"recall/{name}" for name in names.split()} <= set(header)
+
+
+class Names(BaseCallback):
+    """What is in the logger at each step."""
+
+    names: frozenset[str] = frozenset()
+
+    def _on_step(self):
+        self.names |= set(self.logger.name_to_value)
+        return True
+
+
+def test_what_is_not_finite_is_not_logged():
+    model = A2C("MlpPolicy", lines(2), seed=0, **net())
+    model.learn(100, callback=(callback := RecallTracesCallback(SMALL)))
+    update = callback.recall.update
+    callback.recall.update = lambda *value: update(*value) | {"recall/nothing": torch.tensor([torch.nan])}
+    model.learn(600, callback=[callback, seen := Names()], reset_num_timesteps=False, log_interval=10**6)
+    assert "recall/traces" in seen.names
+    assert "recall/nothing" not in seen.names
+
+
+def test_steps_before_training_starts_do_not_pile_up():
+    config = dataclasses.replace(SMALL, memory_size=60)
+    model = SAC("MlpPolicy", lines(2), seed=0, learning_starts=300, buffer_size=1000, batch_size=8, **net())
+    model.learn(280, callback=(callback := RecallTracesCallback(config)))
+    assert len(callback._steps) <= 31
+    assert callback.recall.memory.time + len(callback._steps) == 139  # all but the first, before which nothing was seen
 
 
 def test_save_and_load_go_on_exactly(tmp_path):
