@@ -25,7 +25,7 @@ test: $(VENV)/.test
 test-oldest:
 	@test -d $(VENV)-oldest || $(PYTHON) -m venv $(VENV)-oldest
 	@$(VENV)-oldest/bin/pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[test]'
-	@$(VENV)-oldest/bin/pytest --quiet tests/recall_traces/test_sb3.py tests/envs/test_sb3.py tests/envs/test_gymnasium_adapter.py
+	@$(VENV)-oldest/bin/pytest --quiet tests/recall_traces/test_sb3*.py tests/envs/test_sb3.py tests/envs/test_gymnasium_adapter.py
 
 coverage: $(VENV)/.dev
 	@$(BIN)/pytest --quiet --cov --cov-report=term-missing:skip-covered
