@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from recall_traces.comparison import incomplete_seeds, pool
 from recall_traces.curves import Curves, Floats, Integers
-from recall_traces.statistics import areas, incomplete_seeds, interquartile_curve, median_interval, pool, steps_to_threshold
+from recall_traces.statistics import areas, interquartile_curve, median_interval, steps_to_threshold
 
 STEPS_LABEL = "environment steps of one seed (evaluation not counted)"
 CURVES_TITLE = "interquartile mean over seeds, 95% interval; thin: each seed"

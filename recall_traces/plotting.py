@@ -16,6 +16,7 @@ import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 
+from recall_traces.comparison import all_arms, choose_metric
 from recall_traces.curves import Curves, read_curves
 from recall_traces.panels import (
     COLOURS,
@@ -30,7 +31,6 @@ from recall_traces.panels import (
     overlay,
     plain,
 )
-from recall_traces.statistics import all_arms, choose_metric
 
 FORMATS: dict[str, dict[str, Any]] = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 """Of pictures, by suffix, with what keeps clock and version out of the file."""

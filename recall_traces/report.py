@@ -23,11 +23,12 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 import recall_traces
+from recall_traces.comparison import all_arms, choose_metric, compare_arms, pool
 from recall_traces.curves import METRICS, Curves, Floats
 from recall_traces.events import Scalars
 from recall_traces.panels import COLOURS, CURVES_TITLE, STEPS_LABEL, STYLES, format_steps, metric_label
 from recall_traces.plotting import plot_comparison
-from recall_traces.statistics import all_arms, choose_metric, compare_arms, interquartile_curve, pool
+from recall_traces.statistics import interquartile_curve
 from recall_traces.wording import area_form, goal_text, step_text, steps_text, stopped_text, with_interval
 
 LINE_WIDTH = 2.0

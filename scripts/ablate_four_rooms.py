@@ -16,8 +16,8 @@ import pathlib
 import torch
 
 from recall_traces.cli import main
+from recall_traces.comparison import compare_arms
 from recall_traces.curves import read_curves
-from recall_traces.statistics import compare_arms
 
 FOLDER = pathlib.Path("runs/ablation")
 SEED = 22

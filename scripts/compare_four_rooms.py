@@ -18,9 +18,9 @@ from collections.abc import Sequence
 import torch
 
 from recall_traces.cli import main
+from recall_traces.comparison import compare_arms
 from recall_traces.curves import read_curves
 from recall_traces.plotting import plot_comparison
-from recall_traces.statistics import compare_arms
 
 FOLDER = pathlib.Path("runs/four_rooms")
 SEED = 21

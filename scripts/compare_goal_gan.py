@@ -17,9 +17,9 @@ import torch
 from tables import table
 
 from recall_traces.cli import main
+from recall_traces.comparison import compare_arms
 from recall_traces.curves import read_curves
 from recall_traces.plotting import plot_comparison
-from recall_traces.statistics import compare_arms
 
 FOLDER = pathlib.Path("runs/goal_gan")
 SEED = 43

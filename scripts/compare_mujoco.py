@@ -23,9 +23,9 @@ from parity import check
 
 from recall_traces.agents.presets import preset
 from recall_traces.cli import main
+from recall_traces.comparison import compare_arms
 from recall_traces.curves import read_curves
 from recall_traces.plotting import plot_comparison
-from recall_traces.statistics import compare_arms
 
 FOLDER = pathlib.Path("runs/mujoco")
 DENSE, SPARSE = ("HalfCheetah-v5", "Hopper-v5"), ("SparseHalfCheetah-v5", "DelayedHopper-v5")

@@ -18,9 +18,9 @@ import pathlib
 import torch
 
 from recall_traces.cli import main
+from recall_traces.comparison import compare_arms
 from recall_traces.curves import read_curves
 from recall_traces.plotting import plot_comparison
-from recall_traces.statistics import compare_arms
 
 FOLDER = pathlib.Path("runs/point_maze")
 SEED, TUNING_SEED = 61, 500

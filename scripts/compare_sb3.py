@@ -29,10 +29,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 from recall_traces import BacktrackingConfig, RecallConfig, RecallTracesCallback, envs
 from recall_traces.agents.evaluation import evaluate
 from recall_traces.agents.presets import preset
+from recall_traces.comparison import compare_arms
 from recall_traces.curves import COLUMNS, METRICS, read_curves
 from recall_traces.envs.sb3 import make_vec_env
 from recall_traces.plotting import plot_comparison
-from recall_traces.statistics import compare_arms
 
 FOLDER = pathlib.Path("runs/sb3")
 ARMS = ("SB3", "SB3 with recall")

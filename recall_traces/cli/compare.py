@@ -14,10 +14,10 @@ from recall_traces.cli.errors import RunError, describe
 from recall_traces.cli.experiment import Outcome, run
 from recall_traces.cli.options import CompareOptions
 from recall_traces.cli.resolve import parse_run
+from recall_traces.comparison import compare_arms
 from recall_traces.curves import read_curves
 from recall_traces.plotting import plot_comparison
 from recall_traces.runs import PICTURE, RunFolder
-from recall_traces.statistics import compare_arms
 from recall_traces.wording import area_form, goal_text, steps_text, stopped_text, with_interval
 
 DESCRIPTION = """Train several arms over the same seeds and compare them: curves, statistics, and a picture.

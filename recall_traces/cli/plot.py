@@ -57,9 +57,9 @@ def main(argv: Sequence[str]) -> None:
     if options is None:
         return
     # After the command line was found good: scipy and matplotlib are slow.
+    from recall_traces.comparison import choose_metric
     from recall_traces.curves import read_curves
     from recall_traces.plotting import check_suffix, plot_comparison
-    from recall_traces.statistics import choose_metric
 
     single = options.runs[0] if len(options.runs) == 1 else None
     folder = Path() if single is None else single if single.is_dir() else single.parent

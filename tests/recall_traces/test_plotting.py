@@ -6,10 +6,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from recall_traces import plotting
+from recall_traces.comparison import compare_arms
 from recall_traces.curves import COLUMNS, read_curves
 from recall_traces.panels import _named, _spread, format_steps, multiples, outcomes, overlay, wrapped
 from recall_traces.plotting import plot_comparison
-from recall_traces.statistics import compare_arms
 
 
 def write(folder, arms, seeds=3, evaluations=6, success=True, reach=lambda arm, seed: 2 + arm):

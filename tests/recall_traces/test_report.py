@@ -10,9 +10,9 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
+from recall_traces.comparison import compare_arms
 from recall_traces.curves import METRICS, Curves
 from recall_traces.report import Origin, Report, Setting, page_data, render, table
-from recall_traces.statistics import compare_arms
 
 NASTY = "<script>alert('x')</script>"
 RECORD = {

@@ -10,11 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from recall_traces.comparison import choose_metric, compare_arms
 from recall_traces.curves import COLUMNS, METRICS, Curves, read_curves
 from recall_traces.statistics import (
     areas,
-    choose_metric,
-    compare_arms,
     interquartile_curve,
     percentile_interval,
     probability_of_improvement,
