@@ -5,7 +5,6 @@ observe --> memory --> targets --> traces (model, own record or truth) --> chose
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,16 +17,12 @@ from recall_traces.checks import check_not_negative, check_share, check_whole
 from recall_traces.data import Traces, Transitions
 from recall_traces.draws import draw
 from recall_traces.memory import Memory
-from recall_traces.model import BacktrackingConfig, BacktrackingModel, roll_back
+from recall_traces.model import BacktrackingConfig, BacktrackingModel
 from recall_traces.seeding import restore_generator, seeded_generator
 from recall_traces.selection import Selection
 from recall_traces.spaces import check_action_space, check_observation_space, tensor_shape
-from recall_traces.targets import ARRIVALS, SOURCES, Generated, HighValueStates, Targets, Value
-
-SEARCHES = 16
-"""States of a seed from which shortest ways are looked for at each update."""
-Predecessors = Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
-"""Of states `(B, *observation)`: (obs, actions, prob, mask), each `(B, K, ...)`, the true backtracking model."""
+from recall_traces.targets import SOURCES, Generated, HighValueStates, Targets, Value
+from recall_traces.ways import Predecessors, Ways
 
 
 @dataclass(frozen=True)
@@ -182,15 +177,12 @@ class RecallTraces:
         self.imitation_updates, self.imitation_coefficient = c.imitation_updates, c.imitation_coefficient
         self.imitation_batch_size = c.imitation_batch_size
         self.generator = seeded_generator(seed, "recall", self.device)
-        self.predecessors = predecessors
         self.model = BacktrackingModel(
             self.observation_space, action_space, num_seeds, seed, self.device, c.model, c.imagined_share > 0
         )
         searchable = c.traces_from == "model" and self.model.kind == "neighbours"
         if c.search == "shortest" and not searchable:
             raise ValueError("search='shortest' needs traces from a model of neighbours: set search to 'auto', or model.kind")
-        self.searches = searchable and c.search != "sample"
-        """Whether the model is searched for the shortest ways."""
         self.cells = Cells(self.observation_space, num_seeds, c.cell_bins, seed, self.device)
         self.memory = Memory(
             self.observation_space, action_space, self.cells, num_seeds, num_envs, c.memory_size, gamma, self.device
@@ -210,6 +202,22 @@ class RecallTraces:
             generator=self.generator,
         )
         self.selection = Selection(self.memory, self.states.visits, self.generator)
+        self.ways = Ways(
+            self.observation_space,
+            self.model,
+            self.memory,
+            self.cells,
+            self.states,
+            self.selection,
+            traces_from=c.traces_from,
+            searches=searchable and c.search != "sample",
+            candidates=c.candidates,
+            trace_length=c.trace_length,
+            search_length=c.search_length,
+            support=c.model.support,
+            predecessors=predecessors,
+            generator=self.generator,
+        )
         self.unfitted: list[Transitions] = []
         self.buffer: list[Recalled] = []
         self.updated = 0
@@ -311,7 +319,7 @@ class RecallTraces:
         """
         c, count = self.config, self.config.model_updates * self.config.model.batch_size
         neighbours = self.model.kind == "neighbours"
-        first = self.selection.ways_into(self.recorded(targets)[..., 0], c.trace_length) if neighbours else None
+        first = self.selection.ways_into(self.states.recorded(targets)[..., 0], c.trace_length) if neighbours else None
         if c.fit_on == "top":
             top = self.selection.best(c.top_fraction)
             if neighbours:
@@ -335,110 +343,13 @@ class RecallTraces:
 
     def recall(self, targets: Targets) -> Recalled:
         """Recall a way into each target, `(S, B, L, ...)`."""
-        obs, actions, mask = (self.shortest if self.searches else self.best_of_candidates)(targets)
+        obs, actions, mask = self.ways.into(targets, self.memory.time - self.updated)
         next_obs = torch.cat([obs[:, :, 1:], targets.obs[:, :, None]], 2)
         position, held = self.memory.find(targets.stamps)
         terminated, known_end = torch.zeros_like(mask), torch.ones_like(mask)
         terminated[..., -1] = held & self.memory.gather(self.memory.steps.terminated, position)
         known_end[..., -1] = held
         return Recalled(obs, actions, mask, mask.float(), next_obs, terminated, known_end)
-
-    def best_of_candidates(self, targets: Targets) -> tuple[Tensor, ...]:
-        """Of several ways into each target the one with the fewest steps from a start: obs, actions, mask, `(S, B, L, ...)`."""
-        c = self.config
-        length = c.trace_length if c.candidates == 1 else max(c.search_length, c.trace_length)
-        traces = self.ways(targets, length)
-        reached, steps = self.from_start(traces)
-        num_targets = c.traces_per_update
-        best = steps.unflatten(1, (num_targets, c.candidates)).argmin(2)
-        best = best + torch.arange(num_targets, device=self.device) * c.candidates
-        seeds = torch.arange(self.num_seeds, device=self.device)[:, None]
-        obs, actions, mask = (x[seeds, best][:, :, -c.trace_length :] for x in (traces.obs, traces.actions, reached))
-        from_somewhere = steps.gather(1, best) > length
-        return obs, actions, mask & targets.active[..., None] & (self.last_visits(obs, mask) | ~from_somewhere[..., None])
-
-    def shortest(self, targets: Targets) -> tuple[Tensor, ...]:
-        """The shortest way from where the agent has just been into each target: obs, actions, mask, `(S, B, L, ...)`.
-
-        Not from where episodes began: there imitation would teach what to do on the way alone, and nothing where the agent
-        strays from it (Ross et al. 2011) or got stuck, which is where it spends most of its steps.
-        """
-        c, memory = self.config, self.memory
-        places = memory.gather(memory.steps.obs, memory.sample(SEARCHES, self.generator, memory.time - self.updated or None))
-        tried = self.selection.tried(c.model.support)
-        traces = self.model.shortest_traces(places, targets.obs, max(c.search_length, c.trace_length), tried)
-        way = tuple(x[:, :, -c.trace_length :] for x in (traces.obs, traces.actions, traces.mask & targets.active[..., None]))
-        missing = targets.active & ~way[2].any(2)
-        if not missing.any():
-            return way
-        sampled = self.best_of_candidates(targets)
-        pairs = zip(way, sampled, strict=True)
-        return tuple(torch.where(missing.view(*missing.shape, *[1] * (x.dim() - 2)), y, x) for x, y in pairs)
-
-    def ways(self, targets: Targets, length: int) -> Traces:
-        """`candidates` traces into each target, `(S, B * candidates, length, ...)`, those of one target side by side."""
-        c = self.config
-        states = targets.obs.repeat_interleave(c.candidates, 1)
-        if c.traces_from == "model":
-            return self.model.sample_traces(states, length)
-        if c.traces_from == "oracle":
-            return roll_back(self.sample_truth, states, length, self.observation_space)
-        picks = torch.arange(c.candidates, device=self.device) % (ARRIVALS + 1)
-        positions, held = self.memory.find(self.recorded(targets)[:, :, picks].flatten(1))
-        way, mask = self.memory.way_into(positions, length)
-        flat = way.flatten(1)
-        obs, actions, next_obs = (
-            self.memory.gather(x, flat).unflatten(1, way.shape[1:])
-            for x in (self.memory.steps.obs, self.memory.steps.actions, self.memory.steps.next_obs)
-        )
-        moved = obs != next_obs
-        mask = mask & held[..., None] & (moved.flatten(3).any(-1) if moved.dim() > 3 else moved)
-        return Traces(obs, actions, mask, mask.float())
-
-    def recorded(self, targets: Targets) -> Tensor:
-        """Stamps of arrivals, `(S, B, ARRIVALS + 1)`: of the step that made a state a target, then the latest in its cell."""
-        seeds = torch.arange(self.num_seeds, device=self.device)[:, None]
-        arrivals = self.states.arrivals[seeds, targets.cells].sort(2, descending=True).values
-        own = torch.where(targets.stamps >= 0, targets.stamps, arrivals[..., 0])
-        return torch.cat([own[..., None], arrivals], 2)
-
-    def last_visits(self, obs: Tensor, mask: Tensor) -> Tensor:
-        """Which steps of traces `(S, B, L, ...)` no later one leaves the same cell as: loops on the way are cut out.
-
-        For traces that do not come from a start, which no count of steps could choose among.
-        """
-        cells = self.cells(obs.flatten(1, 2)).unflatten(1, mask.shape[1:])
-        again = (cells[..., :, None] == cells[..., None, :]) & mask[..., None, :]
-        return ~again.triu(1).any(-1)
-
-    def from_start(self, traces: Traces) -> tuple[Tensor, Tensor]:
-        """Cut traces before the last time they leave a start.
-
-        Returns:
-            The mask that is left, and how many steps it has; more than any trace where no start is on the way.
-        """
-        length = traces.mask.shape[2]
-        cells = self.cells(traces.obs.flatten(1, 2)).unflatten(1, traces.mask.shape[1:])
-        at_start = self.states.is_start(cells) & traces.mask
-        index = torch.arange(length, device=self.device)
-        start = torch.where(at_start, index, -1).amax(2)
-        mask = traces.mask & (index >= start[..., None])
-        return mask, torch.where(start >= 0, mask.sum(2), length + 1 + (mask.sum(2) == 0))
-
-    def sample_truth(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw from the true backtracking model, leaving out what stands still."""
-        assert self.predecessors is not None
-        obs, actions, prob, mask = self.predecessors(states.flatten(0, 1))
-        stays = obs == states.flatten(0, 1)[:, None]
-        prob = torch.where(mask & ~(stays.flatten(2).all(-1) if stays.dim() > 2 else stays), prob, 0.0)
-        which, known = draw(prob, 1, self.generator)
-        rows = torch.arange(len(which), device=self.device)
-        shape = states.shape[:2]
-        return (
-            actions[rows, which[:, 0]].unflatten(0, shape),
-            obs[rows, which[:, 0]].unflatten(0, shape),
-            known.unflatten(0, shape),
-        )
 
     def break_off(self) -> None:
         """All environments were put elsewhere: what comes next continues no episode."""

@@ -234,6 +234,13 @@ class HighValueStates:
         cells = self.memory.gather(self.memory.next_cells, positions)
         return Targets(obs, cells, stamps, active & held, torch.full_like(active, novel))
 
+    def recorded(self, targets: Targets) -> Tensor:
+        """Stamps of arrivals, `(S, B, ARRIVALS + 1)`: of the step that made a state a target, then the latest in its cell."""
+        seeds = torch.arange(len(self.arrivals), device=self.arrivals.device)[:, None]
+        arrivals = self.arrivals[seeds, targets.cells].sort(2, descending=True).values
+        own = torch.where(targets.stamps >= 0, targets.stamps, arrivals[..., 0])
+        return torch.cat([own[..., None], arrivals], 2)
+
     def describe(self, targets: Targets) -> dict[str, Tensor]:
         """What to log about targets, each `(S,)`: how many different cells, and the mean of their best returns."""
         ordered = torch.where(targets.active, targets.cells, -1).sort(1).values

@@ -319,9 +319,9 @@ def test_a_search_needs_a_model_that_can_be_searched(options: dict[str, Any]) ->
 def test_by_itself_the_shortest_way_is_looked_for_where_the_model_can_be_searched() -> None:
     recall = make_recall(model=BacktrackingConfig(), search="auto")
     assert recall.model.kind == "neighbours"
-    assert recall.searches
-    assert not make_recall(search="sample").searches
-    assert not any(make_recall(**options, search="auto").searches for options in UNSEARCHABLE)
+    assert recall.ways.searches
+    assert not make_recall(search="sample").ways.searches
+    assert not any(make_recall(**options, search="auto").ways.searches for options in UNSEARCHABLE)
     finite = RecallTraces(spaces.Discrete(5), spaces.Discrete(2), num_envs=1)
     assert finite.model.kind == "table"
-    assert not finite.searches
+    assert not finite.ways.searches
