@@ -57,6 +57,7 @@ def check_share(config: Any, *names: str, of: str = "") -> None:
 def check_units(config: Any, *names: str, of: str = "") -> None:
     """Refuse hidden layers that are no whole numbers of at least 1."""
     for name in names:
-        units = getattr(config, name)
+        units = tuple(n.item() if isinstance(n, np.generic) else n for n in getattr(config, name))
+        object.__setattr__(config, name, units)
         if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in units):
             raise ValueError(f"{of}{name} must hold positive numbers of units, not {units}")

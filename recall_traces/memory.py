@@ -188,13 +188,13 @@ class Memory:
         seeds = torch.arange(len(values), device=values.device).view(-1, *[1] * (positions.dim() - 1))
         return values.flatten(1, 2)[seeds, positions]
 
-    def sample(self, count: int, generator: torch.Generator, newest: int | None = None) -> Tensor:
-        """Positions of steps drawn uniformly, `(S, count)`; with `newest` from the last so many of each environment."""
-        within = len(self) if newest is None else min(newest, len(self))
+    def sample(self, count: int, generator: torch.Generator, newest: int = 0) -> Tensor:
+        """Positions of steps drawn uniformly, `(S, count)`, from the newest so many of each environment; 0: from all."""
+        within = min(newest or len(self), len(self))
         shape = (self.age.shape[0], count)
         columns = torch.randint(self.age.shape[1], shape, generator=generator, device=self.age.device)
-        back = torch.randint(within, shape, generator=generator, device=self.age.device)
-        return columns * self.num_columns + (self.time - within + back) % self.num_columns
+        later = torch.randint(within, shape, generator=generator, device=self.age.device)
+        return columns * self.num_columns + (self.time - within + later) % self.num_columns
 
     def held(self) -> Tensor:
         """Which places of the ring hold a step, bool `(S, N, C)`."""

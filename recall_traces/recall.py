@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from recall_traces.cells import Cells
-from recall_traces.checks import check_not_negative, check_share, check_whole
+from recall_traces.checks import check_not_negative, check_share, check_whole, plain
 from recall_traces.data import Traces, Transitions
 from recall_traces.draws import draw
 from recall_traces.memory import Memory
@@ -55,13 +55,14 @@ class RecallConfig:
     traces_from: str = "model"
     """'model' (the backtracking model), 'record' (the agent's own steps: no model), or 'oracle' (the environment's truth)."""
     candidates: int = 8
-    """Ways recalled into each high-value state, of which the one with the fewest steps from a start is kept; 1 keeps any. Not
-    where the shortest ways are searched for."""
+    """Ways recalled into each high-value state, of which the one with the fewest steps from a start is kept; 1 keeps any.
+    Where the shortest ways are searched for, that is done for targets to which there is none."""
     search: str = "auto"
     """'sample' ways from the model, or search all of it for the 'shortest' from where the agent was since the last update
     (neighbours only); 'auto': the shortest where the model can be searched."""
     search_length: int = 150
-    """How far back a start is looked for when there are several candidates; the most steps of a shortest way."""
+    """How far back a start is looked for when there are several candidates; the most steps of a shortest way, of
+    which the last `trace_length` are kept."""
     fit_on: str = "all"
     """Fit the model on 'all' remembered steps, or on those of the 'top' trajectories by return (the paper's choice)."""
     top_fraction: float = 0.1
@@ -101,7 +102,7 @@ class RecallConfig:
         for name in ("trace_length", "search_length"):
             if getattr(self, name) > self.memory_size:
                 raise ValueError(f"{name} must be at most memory_size, {self.memory_size}, not {getattr(self, name)}")
-        if not self.rare_reward > 0:
+        if not plain(self, "rare_reward") > 0:
             raise ValueError(f"rare_reward must be above 0, not {self.rare_reward}")
         choices = {"source": SOURCES, "traces_from": ("model", "record", "oracle"), "fit_on": ("all", "top")}
         choices["search"] = ("auto", "sample", "shortest")
@@ -312,7 +313,7 @@ class RecallTraces:
         return some[:, None].expand(-1, count), *fields
 
     def fit(self, targets: Targets) -> dict[str, Any]:
-        """Fit the model on what is remembered; neighbours always on the recorded ways into targets too.
+        """Fit the model on what is remembered; neighbours above all on the ends of the recorded ways into targets.
 
         Or what is known of the way into a target would often break off: of a long memory a support holds every tenth step, and
         in many dimensions no other step lies near.

@@ -50,8 +50,8 @@ class Selection:
             first: Which of them are taken before all others, bool `(S, N, C)`.
 
         Returns:
-            Steps in random order, at most `HELD_OUT` more than the support has; those too many for a seed lead from a state to
-            itself.
+            Steps, those of `first` first, else in random order, at most `HELD_OUT` more than the support has; those too many
+            for a seed lead from a state to itself.
         """
         filled = len(self.memory)  # the rest of the ring is empty
         obs, next_obs = (x[:, :, :filled] for x in (self.memory.steps.obs, self.memory.steps.next_obs))
@@ -85,7 +85,8 @@ class Selection:
             first: Which of them are taken, and put, before all others, bool `(S, N, C)`.
 
         Returns:
-            Steps `(S, B, ...)` in random order, at most `count`, and which of them are real: a seed may have fewer.
+            Steps `(S, B, ...)`, those of `first` first, else in random order, at most `count`, and which of them are real: a
+            seed may have fewer.
         """
         memory, filled = self.memory, len(self.memory)
         cells = memory.next_cells[:, :, :filled].flatten(1)

@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 
 from recall_traces.data import Traces, Transitions
-from recall_traces.neighbours import NeighbourModel
+from recall_traces.neighbours import CHUNK, NeighbourModel
 
 LINK = 0.15
 """Distance, in units of a step, whose square's half it costs to pass from one recorded step to another."""
@@ -168,6 +168,9 @@ def _refuted(model: NeighbourModel, seed: int, places: Tensor, steps: Ints, trie
 
     The mean change of what was tried, weighted by how near its state and action are, is compared with the step's change.
     """
+    if len(steps) > CHUNK:
+        parts = [slice(first, first + CHUNK) for first in range(0, len(steps), CHUNK)]
+        return np.concatenate([_refuted(model, seed, places[part], steps[part], tried) for part in parts])
     per_step = model.per_step[seed]
     weights = -0.5 * (torch.cdist(places * per_step, tried.obs[seed] * per_step) / WIDTH).square()
     actions, theirs = model.actions[seed, steps], tried.actions[seed]

@@ -34,7 +34,7 @@ class Ways:
         selection: Chooses what was tried.
         traces_from: `model`, `record` or `oracle`.
         searches: Whether the model is searched for the shortest ways.
-        candidates: Ways among which one is chosen, where it is not.
+        candidates: Ways among which one is chosen, where it is not searched, and for targets without a shortest way.
         trace_length: Longest way.
         search_length: How far back a start is looked for; the most steps of a shortest way, of which the last are kept.
         support: How many of the steps that were tried the shortest ways are held against.
@@ -78,13 +78,11 @@ class Ways:
         """
         if not self.searches:
             return self.best_of_candidates(targets)
-        way = self.shortest(targets, newest)
-        missing = targets.active & ~way[2].any(2)
-        if not missing.any():
-            return way
+        shortest, others = self.shortest(targets, newest), self.best_of_candidates(targets)
         # Where the model knows of no way from there, one that begins anywhere will do.
-        pairs = zip(way, self.best_of_candidates(targets), strict=True)
-        return tuple(torch.where(missing.view(*missing.shape, *[1] * (x.dim() - 2)), y, x) for x, y in pairs)
+        found = shortest[2].any(2)
+        pairs = zip(shortest, others, strict=True)
+        return tuple(torch.where(found.view(*found.shape, *[1] * (x.dim() - 2)), x, y) for x, y in pairs)
 
     def best_of_candidates(self, targets: Targets) -> tuple[Tensor, ...]:
         """Of several ways into each target the one with the fewest steps from a start: obs, actions, mask, `(S, B, L, ...)`."""
@@ -105,7 +103,7 @@ class Ways:
         Not from where episodes began: there imitation would teach what to do on the way alone, and nothing where the agent
         strays from it (Ross et al. 2011) or got stuck, which is where it spends most of its steps.
         """
-        places = self.memory.gather(self.memory.steps.obs, self.memory.sample(SEARCHES, self.generator, newest or None))
+        places = self.memory.gather(self.memory.steps.obs, self.memory.sample(SEARCHES, self.generator, newest))
         length, tried = max(self.search_length, self.trace_length), self.selection.tried(self.support)
         traces = self.model.shortest_traces(places, targets.obs, length, tried)
         mask = traces.mask & targets.active[..., None]

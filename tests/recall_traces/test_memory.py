@@ -187,6 +187,21 @@ def test_uniform_draws_reach_every_held_step_equally_and_no_other() -> None:
     assert ((counts[..., :4] - 1000).abs() < 200).all()  # 6 standard deviations
 
 
+def test_draws_from_the_newest_steps_know_where_the_ring_turns() -> None:
+    memory = make_memory(2, 3, 3 * 10)
+    for length in (7, 7):  # of 14 steps the last 10 are held, the newest 5 in slots 9 and 0 to 3
+        memory.observe(random_rollout(length, 2, 3, 0.1, np.random.default_rng(0)))
+    drawn = memory.sample(9_000, torch.Generator().manual_seed(0), 5)
+    counts = torch.stack([row.bincount(minlength=30) for row in drawn]).view(2, 3, 10)
+    assert (counts[..., 4:9] == 0).all()
+    assert ((counts[..., [9, 0, 1, 2, 3]] - 600).abs() < 150).all()  # 6 standard deviations
+    stamps = memory.stamps(drawn)
+    assert int(stamps.min()) == (14 - 5) * 3
+    everywhere = memory.sample(9_000, torch.Generator().manual_seed(0), 99)
+    assert torch.equal(everywhere, memory.sample(9_000, torch.Generator().manual_seed(0)))
+    assert len(everywhere.unique()) == 30
+
+
 def test_a_saved_memory_goes_on_as_if_nothing_had_happened() -> None:
     chunks = [random_rollout(5, 2, 2, 0.2, np.random.default_rng(k)) for k in range(6)]
     whole, first = make_memory(2, 2, 2 * 12), make_memory(2, 2, 2 * 12)

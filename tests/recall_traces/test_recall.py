@@ -478,8 +478,8 @@ def test_a_number_or_name_out_of_range_is_refused(name: str, value: Any, message
 
 
 def test_numbers_of_numpy_become_pythons() -> None:
-    config = RecallConfig(trace_length=np.int64(10), imitation_coefficient=np.float32(0.5), top_fraction=np.float64(0.25))
-    assert config == RecallConfig(trace_length=10, imitation_coefficient=0.5, top_fraction=0.25)
+    config = RecallConfig(trace_length=np.int64(10), imitation_coefficient=np.float32(0.5), rare_reward=np.float32(0.5))
+    assert config == RecallConfig(trace_length=10, imitation_coefficient=0.5, rare_reward=0.5)
     json.dumps(dataclasses.asdict(config))
     with pytest.raises(ValueError, match="trace_length must be at least 1, not 0"):
         RecallConfig(trace_length=np.int64(0))

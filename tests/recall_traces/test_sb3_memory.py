@@ -46,7 +46,7 @@ def test_discrete_actions_and_one_environment():
 
 
 def test_environments_in_other_processes():
-    module = sys.modules[__name__]
+    module = sys.modules[Line.__module__]
     cloudpickle.register_pickle_by_value(module)  # the other process may not be able to import the tests
     env = SubprocVecEnv([Line, Line])
     cloudpickle.unregister_pickle_by_value(module)

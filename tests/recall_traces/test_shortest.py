@@ -189,7 +189,7 @@ def make_recall(**options: Any) -> RecallTraces:
 
 
 def episode(transitions: Transitions) -> Transitions:
-    """As one environment's episode, `(T, 1, 1, ...)`."""
+    """As one environment's episode of each seed, `(T, S, 1, ...)`."""
     done = torch.zeros_like(transitions.terminated)
     done[:, -1] = True
     one = Transitions(**(vars(transitions) | {"terminated": done}))
@@ -301,6 +301,42 @@ def test_the_support_covers_rare_states_and_holds_each_moving_step_once() -> Non
     # More places than steps that may be taken: the rest stand still, which a model of neighbours leaves out.
     few = recall.memory.held() & (recall.memory.next_cells == recall.cells(torch.tensor([[[12.5, 0.0]]]))[0, 0])
     assert int((lambda t: (t.obs != t.next_obs).any(2))(recall.selection.support(few, 64)).sum()) == 1
+
+
+def test_the_steps_on_ways_into_stamped_ones_are_those_of_their_column_and_episode() -> None:
+    """Two seeds, two environments, a ring of 6 that has turned over; the second environment of seed 1 ends episodes after 2."""
+    config = RecallConfig(memory_size=12, trace_length=3, search_length=3)
+    recall = RecallTraces(PLANE, PUSH, config, num_seeds=2, num_envs=2)
+    for first in (0, 4):
+        time = torch.arange(first, first + 4).float()
+        obs = torch.stack([time, time * 0], 1)[:, None, None].expand(4, 2, 2, 2)
+        done = torch.zeros(4, 2, 2, dtype=torch.bool)
+        done[1::2, 1, 1] = True
+        flags = torch.zeros_like(done)
+        recall.observe(Transitions(obs, obs * 0, flags.float(), obs + 1, done, flags))
+    # Steps of times 2 to 7 are held, a step's stamp is 2 * time + environment.
+    marks = recall.selection.ways_into(torch.tensor([[2 * 7, 2 * 2 + 1, -1], [2 * 7 + 1, 2 * 1, 2 * 4 + 1]]), 3)
+    found = [sorted(recall.memory.steps.obs[s, n, marks[s, n], 0].tolist()) for s in range(2) for n in range(2)]
+    assert found == [[5, 6, 7], [2], [], [4, 6, 7]]
+
+
+def test_a_seed_recalls_the_same_whether_or_not_another_finds_its_way() -> None:
+    """Candidates are sampled for those without a shortest way, from the generator that all seeds share."""
+    config = RecallConfig(source="given", trace_length=6, traces_per_update=8, model=NEIGHBOURS, memory_size=4000)
+    generator, walk = torch.Generator().manual_seed(0), wander(200, 1, 0)
+    home, away = ((torch.randn(20, 2, generator=generator) * 0.3).cumsum(0) + place for place in (0.0, 15.0))
+    found = []
+    for other in (home, away):
+        recall = RecallTraces(PLANE, PUSH, config, num_seeds=2, num_envs=1, given=torch.tensor([[2.0, 0.0]]))
+        recall.observe(episode(walk.map(lambda x: x.expand(2, *x.shape[1:]))))
+        recall.update()
+        for path in (torch.stack([home, other]), torch.stack([away, home])):
+            recall.observe(episode(steps((path[:, :-1], path[:, 1:]))))
+            recall.update()
+        found.append(recall.buffer[-1])
+    assert torch.equal(found[0].obs[0], found[1].obs[0])
+    assert torch.equal(found[0].mask[0], found[1].mask[0])
+    assert found[0].mask[0].any()
 
 
 UNSEARCHABLE: list[dict[str, Any]] = [
