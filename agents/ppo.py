@@ -18,6 +18,7 @@ from torch import Tensor
 
 from recall_traces.agents.learner import Learner
 from recall_traces.agents.networks import Policy
+from recall_traces.agents.replayed import Replayed
 from recall_traces.agents.seams import Bonus, Imitation, NoBonus, NoImitation
 from recall_traces.checks import check_not_negative, check_positive, check_share, check_units, check_whole
 from recall_traces.data import Transitions
@@ -143,6 +144,9 @@ class PPO(Learner):
                 torch.as_tensor(action_space.high).to(self.device),
             )
         self.generator = seeded_generator(seed, "actions and minibatches", self.device)
+        self.replayed = Replayed(self.learn_from, self.device)
+        self.active = list(self.alive)
+        """Seeds that take the present rollout's minibatch steps."""
 
     # -- networks ---------------------------------------------------------------------------------------------------
 
@@ -235,7 +239,11 @@ class PPO(Learner):
         c, rows = self.config, rollout.returns.shape[1]
         batch_size = min(c.batch_size, rows)
         whole = rows // batch_size * batch_size
-        active = list(self.alive)
+        self.active = list(self.alive)
+        # A graph that is replayed finds the same seeds, and the rate in the device's memory.
+        replays = all(self.alive) and c.target_kl is None and self.device.type == "cuda"
+        learn = self.replayed if replays else self.learn_from
+        rate = torch.full((), learning_rate, device=self.device) if replays else learning_rate
         metrics: dict[str, Tensor] = {}
         first_row = torch.arange(self.num_seeds, device=self.device)[:, None] * rows
         for _ in range(c.n_epochs):
@@ -243,14 +251,19 @@ class PPO(Learner):
             order = order[:, :whole].unflatten(1, (-1, batch_size)).transpose(0, 1).contiguous()  # (minibatches, S, B)
             epoch = [getattr(rollout, field.name).flatten(0, 1)[order] for field in dataclasses.fields(Minibatch)]
             for fields in zip(*epoch, strict=True):
-                loss, metrics = self.loss(Minibatch(*fields))
-                if c.target_kl is not None:
-                    small = (metrics["approx_kl"] <= 1.5 * c.target_kl).tolist()
-                    active = [a and b for a, b in zip(active, small, strict=True)]
-                backward(loss, self.policy_optimizer, self.critic_optimizer)
-                scale = clip_scale(c.max_grad_norm, self.policy_optimizer, self.critic_optimizer)
-                self.policy_optimizer.step(learning_rate, active, scale)
-                self.critic_optimizer.step(learning_rate, active, scale)
+                metrics = learn(Minibatch(*fields), rate)
+        return metrics
+
+    def learn_from(self, batch: Minibatch, learning_rate: float | Tensor) -> dict[str, Tensor]:
+        """One minibatch step; returns what to log, each `(S,)`."""
+        loss, metrics = self.loss(batch)
+        if self.config.target_kl is not None:
+            small = (metrics["approx_kl"] <= 1.5 * self.config.target_kl).tolist()
+            self.active = [a and b for a, b in zip(self.active, small, strict=True)]
+        backward(loss, self.policy_optimizer, self.critic_optimizer)
+        scale = clip_scale(self.config.max_grad_norm, self.policy_optimizer, self.critic_optimizer)
+        self.policy_optimizer.step(learning_rate, self.active, scale)
+        self.critic_optimizer.step(learning_rate, self.active, scale)
         return metrics
 
     def imitate(self, learning_rate: float) -> dict[str, Tensor]:

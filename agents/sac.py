@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from recall_traces.agents.learner import Learner
 from recall_traces.agents.networks import SquashedGaussian, SquashedPolicy
 from recall_traces.agents.replay import Replay, ReplaySampling, UniformSampling
+from recall_traces.agents.replayed import Replayed
 from recall_traces.agents.seams import Bonus, Imitation, NoBonus, NoImitation
 from recall_traces.checks import check_not_negative, check_positive, check_share, check_units, check_whole
 from recall_traces.data import Traces, Transitions
@@ -164,6 +165,7 @@ class SAC(Learner):
         self.generator = seeded_generator(seed, "actions and minibatches", self.device)
         self.value_generator = seeded_generator(seed, "values", self.device)
         self.value_seed = self.value_generator.initial_seed()
+        self.replayed = Replayed(self.learn_from, self.device)
         self.updates = 0
         """Gradient steps since it was made or loaded."""
         self.recalls = False
@@ -238,7 +240,8 @@ class SAC(Learner):
         batch, columns = self.draw()
         traces = self.recall.sample(self.recall.imitation_batch_size, self.value) if self.recalls else None
         noise = self.policy.noise((self.num_seeds, 2 * self.config.batch_size), self.generator)
-        metrics, errors = self.learn_from(batch, noise, traces)
+        learn = self.replayed if all(self.alive) else self.learn_from
+        metrics, errors = learn(batch, noise, traces)
         self.sampling.learned(columns, errors[:, : columns.shape[1]])
         return metrics
 

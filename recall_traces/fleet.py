@@ -162,11 +162,11 @@ class FleetAdam:
         self.rows = [list(x.unbind(0)) for x in (self.values, self.first, self.second, self.steps)]
 
     @torch.no_grad()
-    def step(self, learning_rate: float, active: Sequence[bool] | None = None, scale: Tensor | None = None) -> None:
+    def step(self, learning_rate: float | Tensor, active: Sequence[bool] | None = None, scale: Tensor | None = None) -> None:
         """Step the active seeds.
 
         Args:
-            learning_rate: The same for all seeds.
+            learning_rate: The same for all seeds; on a GPU also a tensor there, without axes.
             active: One per seed, on the host; all of them by default.
             scale: Factor on each seed's gradient, `(S,)`, as `clip_scale` gives it.
         """
