@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -120,7 +121,7 @@ class WarpEngine:
                 raise ValueError(f"{name} must be at least 1, got {number}")
         model, self.notes = _served(model)
         for note in self.notes:
-            _LOG.warning(note)
+            _warn_once(note)
         self.num_worlds, self.dtype, self.device = num_worlds, torch.float32, _with_index(device)
         free = _free_bytes(self.device)
         wp.init()
@@ -338,6 +339,12 @@ def _served(model: mujoco.MjModel) -> tuple[mujoco.MjModel, tuple[str, ...]]:
     model = copy.copy(model)
     model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
     return model, ("MuJoCo Warp has no PGS solver, which the model asks for; Newton's takes its place, with the same solutions",)
+
+
+@functools.cache
+def _warn_once(note: str) -> None:
+    """Training makes several engines of one model: one for evaluation, one for pictures."""
+    _LOG.warning(note)
 
 
 def _align_capsules(model: Any, data: Any) -> None:

@@ -300,6 +300,12 @@ def test_newton_takes_the_place_of_pgs() -> None:
     assert engine_of("hopper").notes == ()
 
 
+def test_one_note_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    warp_engine._warn_once.cache_clear()
+    engines = [WarpEngine(load("humanoid"), 1, 1, (), "cpu") for _ in range(2)]
+    assert [record.message for record in caplog.records] == list(engines[0].notes)
+
+
 def test_newton_and_pgs_agree_in_double_precision() -> None:
     model = load("humanoid")
     newton, _ = warp_engine._served(model)
