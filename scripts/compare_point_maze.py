@@ -44,7 +44,8 @@ def options(*lines: str) -> list[list[str]]:
 
 COEFFICIENT, ONE_WAY, FASTER = "--recall.imitation-coefficient", "--recall.candidates 1", "--agent.learning-rate 2e-3"
 UPDATES, BONUS, VISITS = "--recall.buffer-updates", "--bonus.coefficient", "--bonus.kind visits --bonus.coefficient"
-BEFORE = "--recall.novelty-ceiling 0.8 --recall.buffer-updates 1"
+CEILING = "--recall.novelty-ceiling"
+BEFORE = f"{CEILING} 0.8 {UPDATES} 1"
 """What the preset had when most settings of `own-traces` were tried."""
 TRIED: dict[str, list[list[str]]] = {
     "none": options("", "--agent.learning-rate 3e-4", "--agent.ent-coef 0.01", FASTER),
@@ -55,6 +56,8 @@ TRIED: dict[str, list[list[str]]] = {
         f"{COEFFICIENT} 3.0 {BEFORE} {ONE_WAY} {FASTER}",
         "",
         ONE_WAY,
+        f"{COEFFICIENT} 3.0 {UPDATES} 1 {ONE_WAY}",
+        f"{COEFFICIENT} 3.0 {CEILING} 0.8 {ONE_WAY}",
     ),
     "sil": options(*(f"--sil.imitation-coefficient {value}" for value in ("1.0", "0.3", "3.0", "10.0")), FASTER),
     "per": options(*(f"--per.alpha {alpha}" for alpha in ("0.6", "0.4", "0.8", "1.0")), f"--per.alpha 1.0 {FASTER}"),
