@@ -5,6 +5,7 @@ observe --> memory --> targets --> traces (model, own record or truth) --> chose
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +76,8 @@ class RecallConfig:
     """Least share of novelty among the targets of 'auto'."""
     novelty_ceiling: float = 0.05
     """Largest share of novelty once there was some reward."""
+    novelty_actions: int = 4
+    """Random actions to imitate in each novelty target, besides the way into it: first return, then explore."""
     recent_episodes: int = 20
     """Over how many episodes 'auto' averages the policy's return, and after how many without progress it has stalled."""
     cell_bins: int = 12
@@ -96,7 +99,7 @@ class RecallConfig:
             "search_length",
         )
         check_whole(self, *at_least_one, "update_every", "top_states", "cell_bins", "memory_size", "recent_episodes")
-        check_whole(self, "imitation_updates", "model_updates", least=0)
+        check_whole(self, "imitation_updates", "model_updates", "novelty_actions", least=0)
         check_not_negative(self, "imitation_coefficient", "imitation_ratio", "novelty_power")
         check_share(self, "novelty_floor", "novelty_ceiling", "top_fraction", "imagined_share")
         for name in ("trace_length", "search_length"):
@@ -221,6 +224,8 @@ class RecallTraces:
         )
         self.unfitted: list[Transitions] = []
         self.buffer: list[Recalled] = []
+        self.explorations: list[Traces] = []
+        """Random actions in the novelty targets of the same updates as the buffer's traces, `(S, B, novelty_actions, ...)`."""
         self.updated = 0
         """`memory.time` at the last update."""
         self.rarity = torch.ones(num_seeds, device=self.device)
@@ -258,7 +263,8 @@ class RecallTraces:
         metrics = self.fit(targets) if self.config.traces_from == "model" else {}
         traces = self.recall(targets)
         self.updated = self.memory.time
-        self.buffer = [*self.buffer[1 - self.config.buffer_updates :], traces] if self.config.buffer_updates > 1 else [traces]
+        self.buffer = [*self.buffer, traces][-self.config.buffer_updates :]
+        self.explorations = [*self.explorations, self.explore(targets)][-self.config.buffer_updates :]
         length = traces.mask.sum((1, 2)) / targets.active.sum(1).clamp(min=1)
         novel = (targets.novel & targets.active).sum(1) / targets.active.sum(1).clamp(min=1)
         paid = (self.memory.steps.rewards[:, :, : len(self.memory)] > 0).float().mean((1, 2))
@@ -268,7 +274,7 @@ class RecallTraces:
         return metrics | self.states.describe(targets)
 
     def sample(self, batch_size: int, value: Value | None = None) -> Traces:
-        """Draw recalled steps uniformly.
+        """Draw recalled steps uniformly, and with them random actions in novelty targets.
 
         Args:
             batch_size: `B`, steps per seed.
@@ -277,7 +283,10 @@ class RecallTraces:
         Returns:
             Steps `(S, B, ...)`; mask and weights are 0 for a seed that has no traces, weights also where reward is not rare.
         """
-        mask, obs, actions = self.draw_steps(batch_size, "obs", "actions")
+        if not self.buffer:
+            raise ValueError("there are no traces to sample from yet: call update first")
+        known = [traces.mask for traces in (*self.buffer, *self.explorations)]
+        mask, obs, actions = self.draw_steps(batch_size, [*self.buffer, *self.explorations], known, "obs", "actions")
         return Traces(obs, actions, mask, mask * self.rarity[:, None])
 
     def imagine(self, batch_size: int) -> tuple[Transitions, Tensor] | None:
@@ -295,21 +304,21 @@ class RecallTraces:
         if not count:
             return None
         names = ("obs", "actions", "next_obs", "terminated")
-        mask, obs, actions, next_obs, terminated = self.draw_steps(count, *names, certain=True)
+        # Only steps of which it is known whether they end an episode.
+        certain = [traces.mask & traces.known_end for traces in self.buffer]
+        mask, obs, actions, next_obs, terminated = self.draw_steps(count, self.buffer, certain, *names)
         rewards = self.model.reward(obs, actions, next_obs)
         return Transitions(obs, actions, rewards, next_obs, terminated, torch.zeros_like(terminated)), mask
 
-    def draw_steps(self, count: int, *names: str, certain: bool = False) -> tuple[Tensor, ...]:
-        """Which of `count` draws per seed are real, `(S, count)`, and the named fields of recalled steps `(S, count, ...)`.
+    def draw_steps(self, count: int, among: Sequence[Traces], which: Sequence[Tensor], *names: str) -> tuple[Tensor, ...]:
+        """Draw steps of traces `(S, B, L, ...)`, of those `which`, bool `(S, B, L)`.
 
-        With `certain` only steps of which it is known whether they end an episode.
+        Returns:
+            Which of `count` draws per seed are real, `(S, count)`, and the named fields of the steps, `(S, count, ...)`.
         """
-        if not self.buffer:
-            raise ValueError("there are no traces to sample from yet: call update first")
-        valid = torch.cat([(t.mask & t.known_end if certain else t.mask).flatten(1) for t in self.buffer], 1)
-        chosen, some = draw(valid.float(), count, self.generator)
+        chosen, some = draw(torch.cat([w.flatten(1) for w in which], 1).float(), count, self.generator)
         seeds = torch.arange(self.num_seeds, device=self.device)[:, None]
-        fields = (torch.cat([getattr(t, name).flatten(1, 2) for t in self.buffer], 1)[seeds, chosen] for name in names)
+        fields = (torch.cat([getattr(t, name).flatten(1, 2) for t in among], 1)[seeds, chosen] for name in names)
         return some[:, None].expand(-1, count), *fields
 
     def fit(self, targets: Targets) -> dict[str, Any]:
@@ -352,6 +361,23 @@ class RecallTraces:
         known_end[..., -1] = held
         return Recalled(obs, actions, mask, mask.float(), next_obs, terminated, known_end)
 
+    def explore(self, targets: Targets) -> Traces:
+        """Random actions in the targets that were chosen for novelty, `(S, B, novelty_actions, ...)`.
+
+        The way there is known, what lies beyond is not: a policy that is sure of the way is sure of what it does at its end, too,
+        and would do the same for ever. First return, then explore (Ecoffet et al. 2021).
+        """
+        shape, space = (*targets.active.shape, self.config.novelty_actions), self.model.action_space
+        if isinstance(space, gymnasium.spaces.Box):
+            low, high = (torch.as_tensor(bound, device=self.device) for bound in (space.low, space.high))
+            draws = torch.rand(*shape, len(low), generator=self.generator, device=self.device)
+            actions = low + draws * (high - low)
+        else:
+            actions = torch.randint(int(space.n), shape, generator=self.generator, device=self.device)
+        obs = targets.obs.repeat_interleave(shape[2], 1).unflatten(1, shape[1:])
+        mask = (targets.novel & targets.active).repeat_interleave(shape[2], 1).view(shape)
+        return Traces(obs, actions, mask, mask.float())
+
     def break_off(self) -> None:
         """All environments were put elsewhere: what comes next continues no episode."""
         self.memory.break_off()
@@ -367,6 +393,7 @@ class RecallTraces:
             "rarity": self.rarity,
             "updated": torch.tensor(self.updated),
             "buffer": {str(k): vars(traces) for k, traces in enumerate(self.buffer)},
+            "explorations": {str(k): vars(traces) for k, traces in enumerate(self.explorations)},
             "unfitted": {str(k): vars(transitions) for k, transitions in enumerate(self.unfitted)},
         }
 
@@ -377,4 +404,6 @@ class RecallTraces:
         restore_generator(self.generator, state["generator"])
         self.rarity, self.updated = state["rarity"].clone(), int(state["updated"])
         self.buffer = [Recalled(**state["buffer"][str(k)]) for k in range(len(state["buffer"]))]
+        explorations = state.get("explorations", {})  # not in checkpoints of before they were made
+        self.explorations = [Traces(**explorations[str(k)]) for k in range(len(explorations))]
         self.unfitted = [Transitions(**state["unfitted"][str(k)]) for k in range(len(state["unfitted"]))]
