@@ -38,9 +38,7 @@ PRESETS = {
     # nearly so for all of them.
     "FourRooms-": Preset(
         ppo=PPOConfig(learning_rate=3e-3, n_steps=64, batch_size=256, n_epochs=4, ent_coef=0.03),
-        recall=RecallConfig(
-            imitation_updates=8, imitation_batch_size=512, buffer_updates=1, candidates=1, novelty_ceiling=0.8, novelty_actions=0
-        ),
+        recall=RecallConfig(imitation_updates=8, imitation_batch_size=512, buffer_updates=1, candidates=1, novelty_ceiling=0.8),
         sil=SelfImitationConfig(imitation_updates=8),
         bonus=BonusConfig(coefficient=0.01),
     ),
@@ -57,7 +55,7 @@ PRESETS = {
             n_steps=128,
             net_arch=(64, 64),
         ),
-        recall=RecallConfig(imitation_coefficient=0.3, imitation_batch_size=128),
+        recall=RecallConfig(imitation_coefficient=0.3, imitation_batch_size=128, novelty_actions=4),
         sil=SelfImitationConfig(imitation_batch_size=128),
     ),
     # Stable-Baselines3's settings of rl-baselines3-zoo.

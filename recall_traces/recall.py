@@ -76,7 +76,7 @@ class RecallConfig:
     """Least share of novelty among the targets of 'auto'."""
     novelty_ceiling: float = 0.05
     """Largest share of novelty once there was some reward."""
-    novelty_actions: int = 4
+    novelty_actions: int = 0
     """Random actions to imitate in each novelty target, besides the way into it: first return, then explore."""
     recent_episodes: int = 20
     """Over how many episodes 'auto' averages the policy's return, and after how many without progress it has stalled."""

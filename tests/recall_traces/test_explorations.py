@@ -56,7 +56,7 @@ def test_they_are_drawn_with_the_steps_of_traces_each_alike():
 
 
 def test_in_states_of_high_return_there_are_none():
-    recall = make_recall(BOX, novelty_floor=0.0, novelty_ceiling=0.0, rare_reward=1.0)
+    recall = make_recall(BOX, novelty_floor=0.0, novelty_ceiling=0.0, rare_reward=1.0, novelty_actions=4)
     recall.observe(walk(BOX, paid=1.0))
     recall.update()
     assert recall.explorations[0].mask.any((1, 2)).tolist() == [True, False]
@@ -73,12 +73,12 @@ def test_imagined_steps_are_of_traces_alone():
 
 
 def test_they_are_kept_as_long_as_traces_and_saved_with_them():
-    recall = make_recall(BOX, buffer_updates=2)
+    recall = make_recall(BOX, buffer_updates=2, novelty_actions=4)
     for _ in range(3):
         recall.observe(walk(BOX, paid=0.0))
         recall.update()
     assert len(recall.explorations) == len(recall.buffer) == 2
-    same = make_recall(BOX, buffer_updates=2)
+    same = make_recall(BOX, buffer_updates=2, novelty_actions=4)
     same.load_state_dict(recall.state_dict())
     assert torch.equal(same.sample(100).actions, recall.sample(100).actions)
 
