@@ -25,9 +25,10 @@ def replay_bytes(observation_space: ObservationSpace, action_space: ActionSpace,
 
 
 def available_bytes(device: torch.device) -> float:
-    """Memory that is free on a device; infinite where the system does not tell."""
+    """Memory that is free on a device, or that torch keeps there for later; infinite where the system does not tell."""
     if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(torch.cuda.mem_get_info(device)[0] + kept)
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))

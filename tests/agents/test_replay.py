@@ -11,6 +11,7 @@ from recall_traces.agents.replay import (
     PrioritizedSampling,
     Replay,
     UniformSampling,
+    available_bytes,
     in_words,
     replay_bytes,
 )
@@ -65,6 +66,14 @@ def test_a_replay_that_does_not_fit_is_refused(monkeypatch):
             take(Replay(BOX, ACTION, 2, 3, 300, CPU))
     with pytest.raises(ValueError, match="at least one step of each of the 3 environments: raise buffer_size"):
         Replay(BOX, ACTION, 2, 3, 2, CPU).allocate()
+
+
+def test_what_torch_keeps_on_a_gpu_for_later_is_free(monkeypatch):
+    """As the replay of the arm before is, in a comparison."""
+    told = {"mem_get_info": (100, 1000), "memory_reserved": 700, "memory_allocated": 50}
+    for name, value in told.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert available_bytes(torch.device("cuda")) == 100 + 650
 
 
 def test_sizes_are_told_in_what_they_are_large_in():
