@@ -305,6 +305,8 @@ class PrioritizedSampling:
 
     def learned(self, columns: Tensor, errors: Tensor) -> None:
         """Steps the critics were more wrong about will come more often."""
+        if not columns.numel():  # all of a minibatch was imagined
+            return
         priorities = (errors + self.config.epsilon) ** self.config.alpha
         self.largest = torch.maximum(self.largest, priorities.amax(1, keepdim=True))
         self.set(columns, priorities)

@@ -1,5 +1,6 @@
 """Recalled steps in the critics' batches, where a seed has some."""
 
+import pytest
 import torch
 from ppo_helpers import Drift
 
@@ -37,25 +38,30 @@ def test_imagined_steps_take_the_last_places_where_they_are_known():
 
 
 class Imagines(NoImitation):
-    """Has nothing to imitate, and a made-up step that pays 5 and ends."""
+    """Has nothing to imitate, and made-up steps that pay 5 and end, for a share of the batch."""
 
     imitation_updates, imitation_batch_size = 1, 1
+
+    def __init__(self, share):
+        self.share = share
 
     def sample(self, batch_size, value=None):
         return None
 
     def imagine(self, batch_size):
+        count = round(self.share * batch_size)
         made = Transitions(
-            torch.zeros(2, 8, 2),
-            torch.zeros(2, 8, 2),
-            torch.full((2, 8), 5.0),
-            torch.zeros(2, 8, 2),
-            *torch.ones(2, 2, 8, dtype=torch.bool),
+            torch.zeros(2, count, 2),
+            torch.zeros(2, count, 2),
+            torch.full((2, count), 5.0),
+            torch.zeros(2, count, 2),
+            *torch.ones(2, 2, count, dtype=torch.bool),
         )
-        return made, torch.ones(2, 8, dtype=torch.bool)
+        return made, torch.ones(2, count, dtype=torch.bool)
 
 
-def test_critics_learn_from_imagined_steps():
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_critics_learn_from_imagined_steps(share):
     config = SACConfig(
         net_arch=(16,), batch_size=16, buffer_size=200, learning_starts=8, n_steps=20, learning_rate=1e-2, gradient_steps=2
     )
@@ -67,7 +73,7 @@ def test_critics_learn_from_imagined_steps():
             sampling=PrioritizedSampling(PrioritizedConfig(), 2, 200, torch.device("cpu")),
             num_seeds=2,
         ).learn(200)
-        for recall in (None, Imagines())
+        for recall in (None, Imagines(share))
     )
     zero = torch.zeros(2, 1, 2)
     found = [learner.q(learner.critics, zero, zero).detach().mean() for learner in (plain, imagining)]
