@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from recall_traces.checks import check_positive, check_share
 from recall_traces.data import Transitions
 from recall_traces.spaces import ActionSpace, ObservationSpace, tensor_dtype, tensor_shape
 
@@ -240,11 +241,8 @@ class PrioritizedConfig:
     """Added to an error, so that every step may be drawn again."""
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "beta"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
-        if not self.epsilon > 0:
-            raise ValueError(f"epsilon must be positive, not {self.epsilon}")
+        check_share(self, "alpha", "beta")
+        check_positive(self, "epsilon")
 
 
 class PrioritizedSampling:

@@ -1,5 +1,8 @@
 import itertools
+import json
+import math
 
+import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
@@ -141,7 +144,12 @@ def test_seeds_draw_by_their_own_priorities():
     assert columns[1].unique().tolist() == [3]
 
 
-@pytest.mark.parametrize("wrong", [{"alpha": 1.5}, {"beta": -0.1}, {"epsilon": 0.0}])
+@pytest.mark.parametrize("wrong", [{"alpha": 1.5}, {"beta": -0.1}, {"epsilon": 0.0}, {"epsilon": math.inf}])
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         PrioritizedConfig(**wrong)
+
+
+def test_numbers_of_numpy_become_pythons():
+    config = PrioritizedConfig(alpha=np.float32(0.5), beta=np.float32(1.0), epsilon=np.float32(0.25))
+    assert json.loads(json.dumps(vars(config))) == {"alpha": 0.5, "beta": 1.0, "epsilon": 0.25}
