@@ -135,6 +135,15 @@ def test_new_steps_have_the_largest_priority_so_far():
     assert sampling.levels[-1].sum().item() == pytest.approx(8.5, rel=1e-5)
 
 
+def test_the_largest_priority_so_far_is_a_seeds_own_and_stays():
+    sampling = PrioritizedSampling(PrioritizedConfig(alpha=1.0, epsilon=1e-6), 2, 100, CPU)
+    sampling.added(0, 2)
+    for errors in ([[4.0, 0.5], [2.0, 0.5]], [[1.0, 0.5], [3.0, 0.5]], [[0.1, 0.1], [0.1, 0.1]]):
+        sampling.learned(torch.arange(2).expand(2, -1), torch.tensor(errors))
+    sampling.added(2, 3)
+    assert sampling.levels[0][:, 2].tolist() == pytest.approx([4, 3], rel=1e-5)
+
+
 def test_seeds_draw_by_their_own_priorities():
     sampling = PrioritizedSampling(PrioritizedConfig(alpha=1.0, epsilon=1e-9), 2, 4, CPU)
     sampling.added(0, 4)

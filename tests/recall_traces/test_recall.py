@@ -101,6 +101,22 @@ def test_imagined_steps_lead_on_pay_and_end_as_the_recorded_ones(terminal: bool)
     assert not bool(steps.truncated.any())
 
 
+def test_steps_into_states_that_were_never_recorded_are_not_imagined() -> None:
+    """They might end an episode; the steps before them do not."""
+    model = BacktrackingConfig(kind="network", hidden=(8,))
+    recall = make_recall(source="given", given=torch.tensor([6]), imagined_share=0.5, model=model, candidates=1)
+    recall.observe(walk(0, 1, 2, 3, 4, 5, 6, reward=1.0))
+    recall.update()
+    [traces] = recall.buffer
+    assert not bool(traces.known_end[..., -1].any())
+    assert bool(traces.known_end[..., :-1].all())
+    assert bool(traces.mask[..., -1].any())
+    traces.obs[..., -1] = -1
+    steps, known = recall.imagine(400)
+    assert bool(known.all())
+    assert not bool((steps.obs == -1).any())
+
+
 def test_a_seed_without_traces_imagines_nothing() -> None:
     recall = make_recall(num_seeds=2, source="return", imagined_share=0.5, model=SMALL)
     without = walk(0, 1, 2, 3)
