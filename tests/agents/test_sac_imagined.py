@@ -8,6 +8,9 @@ from recall_traces.agents.replay import PrioritizedConfig, PrioritizedSampling
 from recall_traces.agents.sac import SAC, SACConfig, with_imagined
 from recall_traces.agents.seams import NoImitation
 from recall_traces.data import Transitions
+from recall_traces.envs import make
+from recall_traces.model import BacktrackingConfig
+from recall_traces.recall import RecallConfig, RecallTraces
 
 
 def steps(number, rows):
@@ -58,6 +61,22 @@ class Imagines(NoImitation):
             *torch.ones(2, 2, count, dtype=torch.bool),
         )
         return made, torch.ones(2, count, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("without", [{"imitation_coefficient": 0.0}, {"imitation_updates": 0}])
+def test_without_imitation_steps_are_imagined_all_the_same(without):
+    """And the temperature, which imitation keeps from rising, is free."""
+    env = make("PointMaze-U", num_envs=4)
+    config = SACConfig(net_arch=(8,), buffer_size=400, learning_starts=20, n_steps=20, batch_size=16, target_entropy=50.0)
+    model = BacktrackingConfig(kind="network", hidden=(8,))
+    options = RecallConfig(imagined_share=0.25, source="novelty", model_updates=2, memory_size=400, model=model, **without)
+    recall = RecallTraces(env.observation_space, env.action_space, options, num_envs=4)
+    sac, imagined, imagine = SAC(env, config, recall=recall), [], recall.imagine
+    recall.imagine = lambda batch_size: imagined.append(imagine(batch_size)) or imagined[-1]
+    sac.learn(400)
+    assert len(imagined) == 80  # each gradient step from the first rollout's end on
+    assert all(steps.rewards.shape == known.shape == (1, 4) for steps, known in imagined)
+    assert float(sac.log_ent_coef.detach()) == pytest.approx(sac.updates * config.learning_rate, rel=0.01)
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])

@@ -275,7 +275,7 @@ def test_the_sampling_hears_how_far_the_critics_were_off():
 class Watching(NoImitation):
     """Notes what it is told and asked; there is nothing to imitate in what it gives."""
 
-    imitation_updates, imitation_batch_size = 1, 5
+    imitation_updates, imitation_batch_size, imitation_coefficient = 1, 5, 1.0
 
     def __init__(self):
         self.told, self.heard, self.asked, self.values = [], 0, [], []
