@@ -69,6 +69,18 @@ def successors(targets: Tensor, traces: Traces) -> Tensor:
     return torch.cat([traces.obs[:, :, 1:], targets[:, :, None]], 2)
 
 
+@pytest.mark.parametrize("kind", ["neighbours", "network"])
+@pytest.mark.parametrize("given", [np.array([[1.5, -0.5]]), torch.tensor([[1.5, -0.5]], dtype=torch.float64)])
+def test_states_may_be_given_as_numpy_has_them(kind: str, given: Any) -> None:
+    space, model = spaces.Box(-2, 2, (2,)), BacktrackingConfig(kind=kind, hidden=(8,))
+    recall = make_recall(space=space, source="given", given=given, model=model, model_updates=1)
+    recall.observe(random_rollout(torch.Generator().manual_seed(0), 20, 1, 1, space))
+    recall.update()
+    [traces] = recall.buffer
+    assert traces.obs.dtype == traces.next_obs.dtype == torch.float32
+    assert traces.next_obs[0, :, -1].unique(dim=0).tolist() == [[1.5, -0.5]]
+
+
 # Imagined steps
 
 
