@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from recall_traces.checks import check_positive, check_share
 from recall_traces.data import Transitions
 from recall_traces.spaces import ActionSpace, ObservationSpace, tensor_dtype, tensor_shape
 
@@ -25,9 +26,10 @@ def replay_bytes(observation_space: ObservationSpace, action_space: ActionSpace,
 
 
 def available_bytes(device: torch.device) -> float:
-    """Memory that is free on a device; infinite where the system does not tell."""
+    """Memory that is free on a device, or that torch keeps there for later; infinite where the system does not tell."""
     if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(torch.cuda.mem_get_info(device)[0] + kept)
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
@@ -239,11 +241,8 @@ class PrioritizedConfig:
     """Added to an error, so that every step may be drawn again."""
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "beta"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], not {getattr(self, name)}")
-        if not self.epsilon > 0:
-            raise ValueError(f"epsilon must be positive, not {self.epsilon}")
+        check_share(self, "alpha", "beta")
+        check_positive(self, "epsilon")
 
 
 class PrioritizedSampling:
@@ -304,6 +303,8 @@ class PrioritizedSampling:
 
     def learned(self, columns: Tensor, errors: Tensor) -> None:
         """Steps the critics were more wrong about will come more often."""
+        if not columns.numel():  # all of a minibatch was imagined
+            return
         priorities = (errors + self.config.epsilon) ** self.config.alpha
         self.largest = torch.maximum(self.largest, priorities.amax(1, keepdim=True))
         self.set(columns, priorities)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from inspect import ismethod
 from typing import Any
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor
@@ -28,45 +30,49 @@ class Replayed:
     """
 
     def __init__(self, function: Callable[..., Any], device: torch.device) -> None:
-        self.function, self.device = function, device
+        # Whoever holds this for a method of its own must not be held by it: Python looks for such circles late.
+        self.function: Callable[[], Callable[..., Any] | None] = WeakMethod(function) if ismethod(function) else lambda: function
+        self.device = device
         self.captures: dict[tuple[Any, ...], _Capture] = {}
 
     def __call__(self, *arguments: Any) -> Any:
         """As the function."""
+        function = self.function()
+        assert function is not None
         if self.device.type != "cuda":
-            return self.function(*arguments)
+            return function(*arguments)
         shapes = tuple((x.shape, x.dtype) for x in tensors_in(arguments))
         if shapes not in self.captures:
-            self.captures[shapes] = _Capture(self.function)
+            self.captures[shapes] = _Capture()
         with torch.cuda.device(self.device):
-            return self.captures[shapes](arguments)
+            return self.captures[shapes](function, arguments)
 
 
 class _Capture:
     """A function at arguments of certain shapes, on the current device."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function, self.calls = function, 0
+    def __init__(self) -> None:
+        self.calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.arguments: tuple[Any, ...] = ()
         """Where the graph reads them."""
         self.result: Any = None
 
-    def __call__(self, arguments: tuple[Any, ...]) -> Any:
+    def __call__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         self.calls += 1
         if self.calls <= PLAIN_CALLS:
             # On a stream of its own, as the capture will be.
             current, side = torch.cuda.current_stream(), torch.cuda.Stream()
             side.wait_stream(current)
             with torch.cuda.stream(side):
-                result = self.function(*arguments)
+                result = function(*arguments)
             current.wait_stream(side)
             return result
         if self.graph is None:
             self.graph = torch.cuda.CUDAGraph()
             self.arguments = with_tensors(arguments, (x.clone() for x in tensors_in(arguments)))
             with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # other threads may go on meanwhile
-                self.result = self.function(*self.arguments)
+                self.result = function(*self.arguments)
         else:
             for place, value in zip(tensors_in(self.arguments), tensors_in(arguments), strict=True):
                 place.copy_(value)

@@ -169,7 +169,7 @@ class SAC(Learner):
         self.updates = 0
         """Gradient steps since it was made or loaded."""
         self.recalls = False
-        """Whether there may be traces to imitate."""
+        """Whether there may be traces: not before the first rollout's end."""
 
     # -- networks ---------------------------------------------------------------------------------------------------
 
@@ -238,7 +238,8 @@ class SAC(Learner):
         """One gradient step of temperature, critics and actor, on one minibatch; returns what to log, each `(S,)`."""
         self.updates += 1
         batch, columns = self.draw()
-        traces = self.recall.sample(self.recall.imitation_batch_size, self.value) if self.recalls else None
+        imitates = self.recalls and self.recall.imitation_updates > 0 and self.recall.imitation_coefficient > 0
+        traces = self.recall.sample(self.recall.imitation_batch_size, self.value) if imitates else None
         noise = self.policy.noise((self.num_seeds, 2 * self.config.batch_size), self.generator)
         learn = self.replayed if all(self.alive) else self.learn_from
         metrics, errors = learn(batch, noise, traces)
@@ -333,7 +334,7 @@ class SAC(Learner):
             self.obs_normalizer.update(transitions.obs.transpose(0, 1).flatten(1, 2))
             self.recall.observe(transitions, self.bonus.rewards(transitions))
             metrics |= self.recall.update(self.value)
-            self.recalls = self.recall.imitation_updates > 0
+            self.recalls = True
             seconds["recall"] = time.perf_counter() - clock
             if callback is not None:
                 callback(self, metrics | {f"seconds/{part}": value for part, value in seconds.items()})

@@ -11,6 +11,7 @@ from typing import Any
 
 import gymnasium
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recall_traces.cells import Cells
@@ -21,7 +22,7 @@ from recall_traces.memory import Memory
 from recall_traces.model import BacktrackingConfig, BacktrackingModel
 from recall_traces.seeding import restore_generator, seeded_generator
 from recall_traces.selection import Selection
-from recall_traces.spaces import check_action_space, check_observation_space, tensor_shape
+from recall_traces.spaces import check_action_space, check_observation_space, tensor_dtype, tensor_shape
 from recall_traces.targets import SOURCES, Generated, HighValueStates, Targets, Value
 from recall_traces.ways import Predecessors, Ways
 
@@ -138,7 +139,7 @@ class RecallTraces:
         gamma: Discount of the return by which states are ranked; the learner's.
         seed: Seeds the model and every draw.
         device: Where everything is kept.
-        given: States to recall from with the source `given`, `(G, *observation)`.
+        given: States to recall from with the source `given`, `(G, *observation)`, array or tensor.
         generated: Makes states to recall from with the source `generated`: given their number, `(S, count, *observation)`. Rows
             that are not finite are none.
         predecessors: The truth, for `traces_from='oracle'`.
@@ -159,7 +160,7 @@ class RecallTraces:
         gamma: float = 0.99,
         seed: int = 0,
         device: torch.device | str = "cpu",
-        given: Tensor | None = None,
+        given: Tensor | NDArray[Any] | None = None,
         generated: Generated | None = None,
         predecessors: Predecessors | None = None,
     ) -> None:
@@ -175,6 +176,8 @@ class RecallTraces:
             raise ValueError("the source 'given' needs states, RecallTraces(..., given=states), and is for Python only")
         if c.source == "generated" and generated is None:
             raise ValueError("the source 'generated' needs what generates states: the arm recall+goal-gan has a Goal GAN")
+        if given is not None:
+            given = torch.as_tensor(given, dtype=tensor_dtype(self.observation_space), device=self.device)
         shape = tensor_shape(self.observation_space)
         if given is not None and (given.dim() != len(shape) + 1 or tuple(given.shape[1:]) != shape or len(given) == 0):
             raise ValueError(f"given states must be rows of shape {shape}, at least one, not {tuple(given.shape)}")
@@ -201,7 +204,7 @@ class RecallTraces:
             novelty_floor=c.novelty_floor,
             novelty_ceiling=c.novelty_ceiling,
             recent_episodes=c.recent_episodes,
-            given=None if given is None else given.to(self.device),
+            given=given,
             generated=generated,
             generator=self.generator,
         )

@@ -13,8 +13,6 @@ from recall_traces.memory import Memory
 
 HELD_OUT = 512
 """Steps beside the support of neighbours that their likelihood is measured on."""
-FAR_AWAY = 1e18
-"""Where states are put that are not to be near any other."""
 BEFORE_ALL = 1e6
 """Added to the logarithm of a weight that is to beat all others."""
 
@@ -68,10 +66,8 @@ class Selection:
         return marks.bool().view_as(self.memory.age)
 
     def tried(self, count: int) -> Transitions:
-        """At most `count` steps, also such that moved nothing, spread evenly; those too many for a seed begin far away."""
-        steps, taken = self.evenly(self.memory.held(), count)
-        obs, next_obs = (torch.where(taken[..., None], x, FAR_AWAY) for x in (steps.obs, steps.next_obs))
-        return replace(steps, obs=obs, next_obs=next_obs)
+        """At most `count` steps, also such that moved nothing, spread evenly."""
+        return self.evenly(self.memory.held(), count)[0]
 
     def evenly(self, among: Tensor, count: int, first: Tensor | None = None) -> tuple[Transitions, Tensor]:
         """Draw steps evenly from the cells that they arrive in, each at most once.

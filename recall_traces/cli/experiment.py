@@ -77,9 +77,10 @@ def rehearse(options: Options, env_id: str, arms: Sequence[str], device: str) ->
                 kept = max(check_kept(arm, *asked) for arm in arms)
                 if not options.quiet:
                     print(f"recorded steps take {in_words(kept)} when the replay is full", flush=True)
-            for arm in arms:
-                one = make_learner(options.learner, arm, env, options.agent, options.arm_configs, seed=options.seed)
-                check_size(options, arm, one)
+            for arm in arms:  # each is let go of before the next is built
+                check_size(
+                    options, arm, make_learner(options.learner, arm, env, options.agent, options.arm_configs, seed=options.seed)
+                )
         finally:
             close_env(env)
         if options.eval_env_keywords != options.env_keywords:

@@ -89,6 +89,25 @@ def test_distillation_pays_in_units_of_its_own_deviation():
         assert paid[-1] < 0.5 * paid[0]
 
 
+@pytest.mark.parametrize("space", [BOX, spaces.Discrete(6)])
+def test_distillation_pays_a_replayed_arrival_what_it_pays_a_new_one(space):
+    """With a predictor that hardly learns; later it pays less for the same."""
+    bonus, lively = (DistillationBonus(space, BonusConfig(learning_rate=rate), 2, 0, "cpu") for rate in (1e-12, 1e-2))
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randint(6, (8, 2, 4), generator=generator)
+    if space is BOX:
+        states = 100 * torch.rand(8, 2, 4, 2, generator=generator)
+    replayed = states.transpose(0, 1).flatten(1, 2)
+
+    def paid(one):
+        return [one.rewards(arrive(states)) for _ in range(3)][-1].transpose(0, 1).flatten(1, 2)
+
+    new = paid(bonus)
+    torch.testing.assert_close(bonus.at(replayed), new)
+    assert new.unique().numel() > 5
+    assert (paid(lively) > lively.at(replayed)).float().mean() > 0.9
+
+
 @pytest.mark.parametrize("space", [BOX, spaces.Discrete(6), spaces.MultiDiscrete([2, 3])])
 @pytest.mark.parametrize("kind", ["auto", "visits", "rnd"])
 def test_kinds(space, kind):

@@ -196,6 +196,22 @@ def test_a_share_of_the_goals_is_replayed():
     assert shares[1] == 0
 
 
+def test_what_was_kept_goes_on_with_the_same_goal():
+    env, gan = second_iteration(iteration_steps=20)
+    for actions in ((1, 1), (1, 2), (2, 1)):
+        gan.step(torch.tensor(actions))
+    other_env = Scripted(2)
+    other = GoalGAN(other_env, gan.config)
+    other.load_state_dict(copy.deepcopy(gan.state_dict()))
+    other_env.steps, other_env.goals = env.steps, env.goals
+    for k in range(12):
+        for one in (gan, other):
+            one.step(torch.tensor([1 + k % 2, k % 3]))
+        assert torch.equal(env.last.obs, other_env.last.obs)
+    assert torch.equal(gan.tries, other.tries)
+    assert torch.equal(gan.successes, other.successes)
+
+
 # GAN
 
 
@@ -217,6 +233,39 @@ def test_the_generator_learns_where_the_good_goals_are(region, least):
         shares.append(region(gan.generate(gan.noise(6, 500))).float().mean())
     chance = region(torch.rand(100_000, 2, generator=generator) * 2 - 1).float().mean()
     assert sum(shares[4:]) / 4 > least > 2 * chance
+
+
+def test_one_step_is_down_the_gradients_of_the_least_squares_losses():
+    """Of the discriminator D with labels of 1 and -1, of the generator G by D(G(z)) = 0 after that."""
+    gan = LeastSquaresGAN(1, 2, TINY, 0, "cpu")
+    generator = torch.Generator().manual_seed(0)
+    points = torch.rand(1, 8, 2, generator=generator) * 2 - 1
+    good, noise = (torch.arange(8) < 3)[None], torch.randn(2, 1, 8, 4, generator=generator)
+
+    def gradient(loss, network):
+        return torch.cat([x.flatten(1) for x in torch.autograd.grad(loss, list(network.parameters()))], 1)
+
+    y, d = good.float(), gan.discriminator(points)[..., 0]
+    loss = (y * (d - 1) ** 2 + (1 - y) * (d + 1) ** 2).mean() + ((gan.discriminator(gan.generate(noise[0])) + 1) ** 2).mean()
+    expected = gradient(loss, gan.discriminator)
+    gan.update(points, good, noise[0], noise[1], [True])
+    torch.testing.assert_close(gan.discriminator_optimizer.grads, expected)
+    other = LeastSquaresGAN(1, 2, TINY, 0, "cpu")  # before the generator's step
+    other.discriminator_optimizer.values.copy_(gan.discriminator_optimizer.values)
+    expected = gradient((other.discriminator(other.generate(noise[1])) ** 2).mean(), other.generator)
+    torch.testing.assert_close(gan.generator_optimizer.grads, expected)
+
+
+def test_goals_that_were_not_tried_are_not_learnt_from():
+    _, gan = second_iteration(iteration_steps=20)
+    fitted, goals = [], gan.goals.clone()
+    gan.gan.fit = lambda *arguments: fitted.append(arguments)
+    for k in range(20):
+        gan.step(torch.tensor([k % 2 + 1, 0]))  # copy 1's first goal is never tried to the end
+    [(points, good, weights)] = fitted
+    torch.testing.assert_close(points, goals.flatten(1, 2) / 8)
+    assert weights.tolist() == [[1.0, 1.0, 0.0, 0.0]]
+    assert good.tolist() == [[True, True, False, False]]
 
 
 def test_goals_without_weight_teach_nothing():

@@ -1,5 +1,8 @@
 import itertools
+import json
+import math
 
+import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
@@ -11,6 +14,7 @@ from recall_traces.agents.replay import (
     PrioritizedSampling,
     Replay,
     UniformSampling,
+    available_bytes,
     in_words,
     replay_bytes,
 )
@@ -65,6 +69,14 @@ def test_a_replay_that_does_not_fit_is_refused(monkeypatch):
             take(Replay(BOX, ACTION, 2, 3, 300, CPU))
     with pytest.raises(ValueError, match="at least one step of each of the 3 environments: raise buffer_size"):
         Replay(BOX, ACTION, 2, 3, 2, CPU).allocate()
+
+
+def test_what_torch_keeps_on_a_gpu_for_later_is_free(monkeypatch):
+    """As the replay of the arm before is, in a comparison."""
+    told = {"mem_get_info": (100, 1000), "memory_reserved": 700, "memory_allocated": 50}
+    for name, value in told.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert available_bytes(torch.device("cuda")) == 100 + 650
 
 
 def test_sizes_are_told_in_what_they_are_large_in():
@@ -123,6 +135,15 @@ def test_new_steps_have_the_largest_priority_so_far():
     assert sampling.levels[-1].sum().item() == pytest.approx(8.5, rel=1e-5)
 
 
+def test_the_largest_priority_so_far_is_a_seeds_own_and_stays():
+    sampling = PrioritizedSampling(PrioritizedConfig(alpha=1.0, epsilon=1e-6), 2, 100, CPU)
+    sampling.added(0, 2)
+    for errors in ([[4.0, 0.5], [2.0, 0.5]], [[1.0, 0.5], [3.0, 0.5]], [[0.1, 0.1], [0.1, 0.1]]):
+        sampling.learned(torch.arange(2).expand(2, -1), torch.tensor(errors))
+    sampling.added(2, 3)
+    assert sampling.levels[0][:, 2].tolist() == pytest.approx([4, 3], rel=1e-5)
+
+
 def test_seeds_draw_by_their_own_priorities():
     sampling = PrioritizedSampling(PrioritizedConfig(alpha=1.0, epsilon=1e-9), 2, 4, CPU)
     sampling.added(0, 4)
@@ -132,7 +153,12 @@ def test_seeds_draw_by_their_own_priorities():
     assert columns[1].unique().tolist() == [3]
 
 
-@pytest.mark.parametrize("wrong", [{"alpha": 1.5}, {"beta": -0.1}, {"epsilon": 0.0}])
+@pytest.mark.parametrize("wrong", [{"alpha": 1.5}, {"beta": -0.1}, {"epsilon": 0.0}, {"epsilon": math.inf}])
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         PrioritizedConfig(**wrong)
+
+
+def test_numbers_of_numpy_become_pythons():
+    config = PrioritizedConfig(alpha=np.float32(0.5), beta=np.float32(1.0), epsilon=np.float32(0.25))
+    assert json.loads(json.dumps(vars(config))) == {"alpha": 0.5, "beta": 1.0, "epsilon": 0.25}

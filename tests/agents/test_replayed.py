@@ -1,9 +1,13 @@
 """Gradient steps as replays of a graph: on a CPU what can be checked there, the rest where there is a GPU."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
 from recall_traces import envs
+from recall_traces.agents.arms import ArmConfigs, make_learner
 from recall_traces.agents.ppo import PPO, Minibatch, PPOConfig
 from recall_traces.agents.replayed import PLAIN_CALLS, Replayed, tensors_in, with_tensors
 from recall_traces.agents.sac import SAC, Batch, SACConfig
@@ -95,3 +99,17 @@ def test_one_minibatch_step_is_the_update_of_one_minibatch(target_kl: float | No
     ppo.learn_from(shifted, 1e-2)
     moved = (ppo.policy_optimizer.values != before).any(1).tolist()
     assert moved == [True, target_kl is None]
+
+
+@pytest.mark.parametrize(("agent", "env_id"), [("ppo", "CartPole-v1"), ("sac", "PointMaze-U")])
+def test_a_learner_is_let_go_of_at_once(agent: str, env_id: str):
+    """Else the next arm of a comparison would begin while the memory of those before it is still taken."""
+    configs = {"ppo": PPOConfig(n_steps=16, batch_size=16), "sac": SACConfig(learning_starts=8, buffer_size=100, n_steps=16)}
+    learner = make_learner(agent, "recall", envs.make(env_id, num_envs=2), configs[agent], ArmConfigs()).learn(64)
+    kept = weakref.ref(learner), weakref.ref(learner.recall)
+    gc.disable()
+    try:
+        del learner
+        assert [reference() for reference in kept] == [None, None]
+    finally:
+        gc.enable()

@@ -1,5 +1,6 @@
 """Recalled steps in the critics' batches, where a seed has some."""
 
+import pytest
 import torch
 from ppo_helpers import Drift
 
@@ -7,6 +8,9 @@ from recall_traces.agents.replay import PrioritizedConfig, PrioritizedSampling
 from recall_traces.agents.sac import SAC, SACConfig, with_imagined
 from recall_traces.agents.seams import NoImitation
 from recall_traces.data import Transitions
+from recall_traces.envs import make
+from recall_traces.model import BacktrackingConfig
+from recall_traces.recall import RecallConfig, RecallTraces
 
 
 def steps(number, rows):
@@ -37,25 +41,46 @@ def test_imagined_steps_take_the_last_places_where_they_are_known():
 
 
 class Imagines(NoImitation):
-    """Has nothing to imitate, and a made-up step that pays 5 and ends."""
+    """Has nothing to imitate, and made-up steps that pay 5 and end, for a share of the batch."""
 
     imitation_updates, imitation_batch_size = 1, 1
+
+    def __init__(self, share):
+        self.share = share
 
     def sample(self, batch_size, value=None):
         return None
 
     def imagine(self, batch_size):
+        count = round(self.share * batch_size)
         made = Transitions(
-            torch.zeros(2, 8, 2),
-            torch.zeros(2, 8, 2),
-            torch.full((2, 8), 5.0),
-            torch.zeros(2, 8, 2),
-            *torch.ones(2, 2, 8, dtype=torch.bool),
+            torch.zeros(2, count, 2),
+            torch.zeros(2, count, 2),
+            torch.full((2, count), 5.0),
+            torch.zeros(2, count, 2),
+            *torch.ones(2, 2, count, dtype=torch.bool),
         )
-        return made, torch.ones(2, 8, dtype=torch.bool)
+        return made, torch.ones(2, count, dtype=torch.bool)
 
 
-def test_critics_learn_from_imagined_steps():
+@pytest.mark.parametrize("without", [{"imitation_coefficient": 0.0}, {"imitation_updates": 0}])
+def test_without_imitation_steps_are_imagined_all_the_same(without):
+    """And the temperature, which imitation keeps from rising, is free."""
+    env = make("PointMaze-U", num_envs=4)
+    config = SACConfig(net_arch=(8,), buffer_size=400, learning_starts=20, n_steps=20, batch_size=16, target_entropy=50.0)
+    model = BacktrackingConfig(kind="network", hidden=(8,))
+    options = RecallConfig(imagined_share=0.25, source="novelty", model_updates=2, memory_size=400, model=model, **without)
+    recall = RecallTraces(env.observation_space, env.action_space, options, num_envs=4)
+    sac, imagined, imagine = SAC(env, config, recall=recall), [], recall.imagine
+    recall.imagine = lambda batch_size: imagined.append(imagine(batch_size)) or imagined[-1]
+    sac.learn(400)
+    assert len(imagined) == 80  # each gradient step from the first rollout's end on
+    assert all(steps.rewards.shape == known.shape == (1, 4) for steps, known in imagined)
+    assert float(sac.log_ent_coef.detach()) == pytest.approx(sac.updates * config.learning_rate, rel=0.01)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_critics_learn_from_imagined_steps(share):
     config = SACConfig(
         net_arch=(16,), batch_size=16, buffer_size=200, learning_starts=8, n_steps=20, learning_rate=1e-2, gradient_steps=2
     )
@@ -67,7 +92,7 @@ def test_critics_learn_from_imagined_steps():
             sampling=PrioritizedSampling(PrioritizedConfig(), 2, 200, torch.device("cpu")),
             num_seeds=2,
         ).learn(200)
-        for recall in (None, Imagines())
+        for recall in (None, Imagines(share))
     )
     zero = torch.zeros(2, 1, 2)
     found = [learner.q(learner.critics, zero, zero).detach().mean() for learner in (plain, imagining)]

@@ -261,24 +261,37 @@ def test_visits_since_a_step_was_taken_lower_its_bonus():
     assert paid[:, 2:].tolist() == [[6.0, 6.0]] * 2
 
 
+def test_the_sampling_hears_how_far_the_critics_were_off():
+    sac = filled(ent_coef=0.0, gamma=0.0)
+    flat(sac)
+    heard = []
+    sac.sampling.learned = lambda columns, errors: heard.append((columns, errors))
+    sac.update()
+    [(columns, errors)] = heard
+    assert columns.tolist() == [[0, 1, 2, 2]] * 2
+    assert torch.equal(errors, torch.tensor([[0.0, 1, 2, 2], [4, 5, 6, 6]]))  # critics that say 0, and rewards alone
+
+
 class Watching(NoImitation):
     """Notes what it is told and asked; there is nothing to imitate in what it gives."""
 
-    imitation_updates, imitation_batch_size = 1, 5
+    imitation_updates, imitation_batch_size, imitation_coefficient = 1, 5, 1.0
 
     def __init__(self):
-        self.told, self.heard, self.asked = [], 0, []
+        self.told, self.heard, self.asked, self.values = [], 0, [], []
 
     def observe(self, transitions, bonus=None):
         self.told.append((transitions, bonus))
 
     def update(self, value=None):
         self.heard += 1
+        self.values.append(value)
         assert value(torch.zeros(2, 3, 2)).shape == (2, 3)
         return {"recall/heard": torch.full((2,), float(self.heard))}
 
     def sample(self, batch_size, value=None):
         self.asked.append((batch_size, self.heard))
+        self.values.append(value)
         empty = Given(torch.zeros(2, 5, 2), torch.zeros(2, 5, 2), ())
         return empty.traces
 
@@ -295,6 +308,7 @@ def test_recall_hears_of_every_rollout_and_is_asked_once_per_gradient_step():
         assert torch.equal(bonus, torch.full((5, 2, 2), 7.0))
         for seen, kept in zip(vars(transitions).values(), vars(held).values(), strict=True):
             assert torch.equal(seen.transpose(0, 1).flatten(1, 2), kept[:, 10 * k : 10 * k + 10])
+    assert watching.values == [sac.value] * (3 + 20)
     # Before its first update there is nothing to ask for.
     assert watching.asked == [(5, 1)] * 10 + [(5, 2)] * 10
     assert "imitation_loss" not in logged[1]
@@ -324,6 +338,13 @@ def test_observations_are_normalised_by_all_that_was_seen():
     actions, log_probs = sac.policy(normal).sample_with_log_prob(noise)
     expected = torch.minimum(*sac.q(sac.critics, normal, actions)) - sac.ent_coef * log_probs
     torch.testing.assert_close(sac.value(probe), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_value_is_by_the_critics_of_now():
+    sac = SAC(Spaces(), SACConfig(net_arch=(4,), ent_coef=0.0, buffer_size=8))
+    flat(sac, 9.0, 9.0)
+    sac.critics.later[-1].bias.data[:, 0, 0] = torch.tensor([3.0, 2.0])
+    assert sac.value(torch.zeros(1, 4, 3)).tolist() == [[2.0] * 4]
 
 
 def test_finite_observations_are_never_normalised():

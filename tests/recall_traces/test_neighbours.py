@@ -89,6 +89,20 @@ def test_steps_that_stand_still_are_never_drawn() -> None:
     assert not bool((traces.actions[traces.mask] == 0.5).all(1).any())
 
 
+def test_steps_that_stand_still_do_not_make_others_shorter() -> None:
+    """Those too many for a seed, which fill the support up, are such."""
+    data, model = wander(2000), make_model()
+    still = torch.zeros(1, 2000, 2)
+    scales = []
+    for given in (
+        data,
+        steps(*(torch.cat(pair, 1) for pair in ((data.obs, still), (data.actions, still), (data.next_obs, still)))),
+    ):
+        model.fit(given)
+        scales.append(model.density.scale.clone())
+    torch.testing.assert_close(*scales)
+
+
 def test_contexts_stay_as_they_are_and_are_learned_across() -> None:
     """The third number is an episode's goal: a way seen under one goal serves under another."""
     space, data = spaces.Box(-10, 10, (3,)), wander(2000)
@@ -100,6 +114,10 @@ def test_contexts_stay_as_they_are_and_are_learned_across() -> None:
     assert bool(traces.mask.all())
     assert bool((traces.obs[..., 2] == 7.5).all())
     assert float(traces.obs[..., 0].std()) > 0.3
+    assert bool((model.sample(states)[1][..., 2] == 7.5).all())
+    found = model.shortest_traces(torch.tensor([[[1.0, 1.0, 2.0]]]), states[:, :1], 15)
+    assert bool(found.mask.any())
+    assert bool((found.obs[..., 2] == 7.5).all())
 
 
 def test_held_out_steps_are_likelier_where_they_belong() -> None:

@@ -69,6 +69,18 @@ def successors(targets: Tensor, traces: Traces) -> Tensor:
     return torch.cat([traces.obs[:, :, 1:], targets[:, :, None]], 2)
 
 
+@pytest.mark.parametrize("kind", ["neighbours", "network"])
+@pytest.mark.parametrize("given", [np.array([[1.5, -0.5]]), torch.tensor([[1.5, -0.5]], dtype=torch.float64)])
+def test_states_may_be_given_as_numpy_has_them(kind: str, given: Any) -> None:
+    space, model = spaces.Box(-2, 2, (2,)), BacktrackingConfig(kind=kind, hidden=(8,))
+    recall = make_recall(space=space, source="given", given=given, model=model, model_updates=1)
+    recall.observe(random_rollout(torch.Generator().manual_seed(0), 20, 1, 1, space))
+    recall.update()
+    [traces] = recall.buffer
+    assert traces.obs.dtype == traces.next_obs.dtype == torch.float32
+    assert traces.next_obs[0, :, -1].unique(dim=0).tolist() == [[1.5, -0.5]]
+
+
 # Imagined steps
 
 
@@ -99,6 +111,22 @@ def test_imagined_steps_lead_on_pay_and_end_as_the_recorded_ones(terminal: bool)
     assert torch.equal(steps.terminated[last], torch.full_like(steps.terminated[last], terminal))
     assert not bool(steps.terminated[right & ~last].any())
     assert not bool(steps.truncated.any())
+
+
+def test_steps_into_states_that_were_never_recorded_are_not_imagined() -> None:
+    """They might end an episode; the steps before them do not."""
+    model = BacktrackingConfig(kind="network", hidden=(8,))
+    recall = make_recall(source="given", given=torch.tensor([6]), imagined_share=0.5, model=model, candidates=1)
+    recall.observe(walk(0, 1, 2, 3, 4, 5, 6, reward=1.0))
+    recall.update()
+    [traces] = recall.buffer
+    assert not bool(traces.known_end[..., -1].any())
+    assert bool(traces.known_end[..., :-1].all())
+    assert bool(traces.mask[..., -1].any())
+    traces.obs[..., -1] = -1
+    steps, known = recall.imagine(400)
+    assert bool(known.all())
+    assert not bool((steps.obs == -1).any())
 
 
 def test_a_seed_without_traces_imagines_nothing() -> None:

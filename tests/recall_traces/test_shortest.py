@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from recall_traces import BacktrackingConfig, BacktrackingModel, RecallConfig, RecallTraces, Transitions
+from recall_traces import BacktrackingConfig, BacktrackingModel, RecallConfig, RecallTraces, Transitions, shortest
 from recall_traces.selection import HELD_OUT
 from recall_traces.shortest import LINK
 
@@ -159,6 +159,17 @@ def test_links_on_the_way_are_left_out_too() -> None:
     start, end = torch.tensor([[[-1.0, 0.0]]]), torch.tensor([[[2.0, 0.0]]])
     assert int(model.shortest_traces(start, end, 8).mask.sum()) == 3
     assert int(model.shortest_traces(start, end, 8, tried_at((1, 0))).mask.sum()) == 7
+
+
+def test_ways_from_other_starts_are_not_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of two ways has a step that was tried in vain, and so has the next best: both are held against its own start."""
+    further = way((0.25, 0), (1.25, 0), (2, 0))
+    model, ends = fitted(steps(AROUND, BEYOND, further)), torch.tensor([[[2.0, 0.0], [2.0, 0.0]]])
+    starts = torch.tensor([[[1.0, 2.0], [0.0, 0.0]]])
+    assert model.shortest_traces(starts, ends, 8).mask.sum(2).tolist() == [[3, 2]]
+    assert model.shortest_traces(starts, ends, 8, tried_at((1, 0))).mask.sum(2).tolist() == [[3, 6]]
+    monkeypatch.setattr(shortest, "ROUNDS", 1)  # too few to find another
+    assert model.shortest_traces(starts, ends, 8, tried_at((1, 0))).mask.sum(2).tolist() == [[3, 0]]
 
 
 @pytest.mark.parametrize(("action", "length"), [(0, 6), (1, 2)])

@@ -1,9 +1,11 @@
 """`recall-traces compare` and `recall-traces plot`: statistics, the table and pictures."""
 
 import json
+import weakref
 
 from cli_helpers import TINY, call
 
+from recall_traces.agents.replay import Replay
 from recall_traces.curves import read_curves
 
 
@@ -19,6 +21,20 @@ def test_compare_writes_statistics_and_a_picture_and_shows_a_table(place, capsys
     assert (place / "run" / "curves.png").stat().st_size > 10_000
     (curves,) = read_curves(place / "run")
     assert curves.seeds == {"none": (0, 1), "own-traces": (0, 1)}
+
+
+def test_no_two_replays_are_held_at_once(place, monkeypatch):
+    taken, allocate = [], Replay.allocate
+
+    def allocate_alone(replay):
+        assert all(reference() is None for reference in taken)
+        taken.append(weakref.ref(replay))
+        allocate(replay)
+
+    monkeypatch.setattr(Replay, "allocate", allocate_alone)
+    sac = "--agent sac --agent.n-steps 64 --agent.learning-starts 2000 --recall.memory-size 2000"
+    assert call(f"compare PointMaze-U --arms none per recall {TINY} {sac} --quiet --out run") == 0
+    assert len(taken) == 6  # of each arm one to see whether it can be, and one to train with
 
 
 def test_compare_of_returns_shows_no_threshold(place, capsys):
