@@ -83,7 +83,7 @@ BEST: dict[str, int] = {
     "none": 3,
     "recall": 0,
     "own-traces": 3,
-    "sil": 0,
+    "sil": 3,
     "per": 4,
     "bonus": 6,
     "sil+bonus": 3,
