@@ -13,6 +13,7 @@ import argparse
 import json
 import pathlib
 
+import numpy as np
 import torch
 from tables import table
 
@@ -20,6 +21,7 @@ from recall_traces.cli import main
 from recall_traces.comparison import compare_arms
 from recall_traces.curves import read_curves
 from recall_traces.plotting import plot_comparison
+from recall_traces.statistics import mean_interval
 
 FOLDER = pathlib.Path("runs/goal_gan")
 SEED = 43
@@ -43,12 +45,16 @@ def run(task: str, arm: str, iterations: int) -> None:
 
 
 def join(task: str) -> None:
-    """Statistics, picture and table of all arms that have been trained on a task."""
-    curves = read_curves(*finished(task))
+    """Statistics, picture and table of all arms that have been trained on a task, and which share of the goals is reached."""
+    [curves] = read_curves(*finished(task))
     comparison = compare_arms(curves)
     (FOLDER / task / "comparison.json").write_text(json.dumps(comparison, indent=1))
-    plot_comparison(curves, FOLDER / task / "curves.png", title=f"PointMass-{task}, goals in the whole cube")
-    print(f"\nPointMass-{task}\n\n{table(comparison, 'recall+goal-gan')}")
+    plot_comparison([curves], FOLDER / task / "curves.png", title=f"PointMass-{task}, goals in the whole cube")
+    print(f"\nPointMass-{task}\n\n{table(comparison, 'recall+goal-gan')}\n")
+    for arm in curves.arms:
+        reached = curves.values["success"][arm][:, -1]
+        low, high = mean_interval(reached, np.zeros(len(reached), np.int64)) or (np.nan, np.nan)
+        print(f"{arm}: {reached.mean():.3f} ({low:.3f}, {high:.3f}) of the goals reached after {curves.env_steps[-1]:,} steps")
 
 
 def finished(task: str) -> list[pathlib.Path]:

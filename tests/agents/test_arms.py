@@ -91,6 +91,24 @@ def test_settings_reach_their_objects():
     assert isinstance(make_seams("bonus", make("CartPole-v1", num_envs=2), 1, 0, SMALL)[1], DistillationBonus)
 
 
+@pytest.mark.parametrize("arm", ["recall", "own-traces", "sil", "recall+bonus"])
+@pytest.mark.parametrize("agent", ["ppo", "sac"])
+def test_returns_are_discounted_as_the_learner_does(agent, arm):
+    config = {"ppo": PPOConfig(gamma=0.5), "sac": SACConfig(gamma=0.5, buffer_size=100)}[agent]
+    learner = make_learner(agent, arm, make("PointMaze-U", num_envs=2), config, SMALL)
+    assert learner.recall.memory.gamma == 0.5
+
+
+@pytest.mark.parametrize("change", [{"imagined_share": 0.2}, {"search": "shortest"}])
+def test_arms_without_a_model_do_without_what_only_a_model_can(change):
+    """So that one setting serves all arms of a comparison."""
+    recall = dataclasses.replace(SMALL.recall, **change)
+    env = make("PointMaze-U", num_envs=2)
+    made = make_seams("own-traces", env, 1, 0, dataclasses.replace(SMALL, recall=recall)).recall
+    assert made.imagine(64) is None
+    assert not made.ways.searches
+
+
 @pytest.mark.parametrize(
     ("asked", "nearest"),
     [("recal", "recall"), ("own-trace", "own-traces"), ("bonus+sil", "sil+bonus"), ("recall-orcale", "recall-oracle")],
