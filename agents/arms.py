@@ -164,7 +164,8 @@ def make_seams(
         buffer_size: Steps of a seed that the learner replays from; 0 for a learner without a replay.
 
     Raises:
-        ValueError: no such arm, or the environment lacks what the arm needs: a true backtracking model, or goals.
+        ValueError: no such arm, the environment lacks what the arm needs, a true backtracking model or goals, or there are to be
+            imagined steps where there are no critics' batches to put them into.
     """
     observation_space, action_space = check_observation_space(env.observation_space), check_action_space(env.action_space)
     num_envs = env.num_envs // num_seeds
@@ -175,10 +176,13 @@ def make_seams(
     for part in parts:
         if part in RECALL_CHANGES:
             changes = RECALL_CHANGES[part] | ({"source": "generated"} if "goal-gan" in parts else {})
+            config = replace(configs.recall, **changes)
+            if config.imagined_share and not buffer_size:
+                raise ValueError("imagined steps need a learner with a replay: use sac, or set imagined_share to 0")
             imitation = RecallTraces(
                 observation_space,
                 action_space,
-                replace(configs.recall, **changes),
+                config,
                 num_seeds=num_seeds,
                 num_envs=num_envs,
                 gamma=gamma,

@@ -130,6 +130,13 @@ def test_the_oracle_needs_an_environment_that_knows():
         make_seams("recall-oracle", make("CartPole-v1", num_envs=2), 1, 0, SMALL)
 
 
+def test_imagined_steps_need_critics():
+    configs = dataclasses.replace(SMALL, recall=dataclasses.replace(SMALL.recall, imagined_share=0.5))
+    with pytest.raises(ValueError, match="use sac"):
+        make_seams("recall", make("CartPole-v1", num_envs=2), 1, 0, configs)
+    make_seams("own-traces", make("CartPole-v1", num_envs=2), 1, 0, configs)  # which sets it to 0
+
+
 def test_the_same_seed_trains_the_same():
     runs = []
     for _ in range(2):
