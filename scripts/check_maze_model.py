@@ -6,8 +6,9 @@
 For PointMaze-U and -Medium: fitted to 16,000 steps of a uniformly random policy from uniform starts, by as many updates as
 `RecallTraces` makes by the end of such a run; a support is drawn uniformly here, not evenly over cells. Held out are 4,000
 steps of another run. Reports the held-out log-likelihood in nats per step; of 256 traces of 60 steps from held-out states the
-one-step error (how far the true successor of each recalled state and action lies from the recalled successor, in mean step lengths) and the share of steps that cross a wall; a step is judged by its two legs, x
-then y, as the point moves. `neighbours, narrow` have a quarter of the support, and kernels half as wide.
+one-step error (how far the true successor of each recalled state and action lies from the recalled successor, in mean step
+lengths) and the share of steps that cross a wall; a step is judged by its two legs, x then y, as the point moves. `neighbours,
+narrow` have a quarter of the support, and kernels half as wide.
 Then the shortest ways from 8 starts of episodes into 64 of those states, found by neighbours, with everything believed and
 without what was tried in vain: how many there are, how many of them have a step that goes elsewhere (by more than half a step,
 if its action is taken where the way stands), and how long they are. Five seeds; prints mean and range, writes
