@@ -98,6 +98,7 @@ for variant, config in {
     "quarter": RecallConfig(model=NARROW, imitation_batch_size=512, imitation_ratio=0.25),
     "narrow": RecallConfig(model=NARROW),
     "support": RecallConfig(model=replace(NARROW, support=8192)),
+    "exploring": RecallConfig(novelty_actions=4),
 }.items():
     TASKS[f"mountain-car-{variant}"] = replace(TASKS["mountain-car"], config=config)
 
