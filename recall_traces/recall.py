@@ -17,7 +17,7 @@ from torch import Tensor
 from recall_traces.cells import Cells
 from recall_traces.checks import check_not_negative, check_share, check_whole, plain
 from recall_traces.data import Traces, Transitions
-from recall_traces.draws import draw
+from recall_traces.draws import draw, draw_cumulative
 from recall_traces.memory import Memory
 from recall_traces.model import BacktrackingConfig, BacktrackingModel
 from recall_traces.seeding import restore_generator, seeded_generator
@@ -127,6 +127,28 @@ class Recalled(Traces):
     """Where that is known, bool `(S, B, L)`: not where a trace leads into a state that was never recorded."""
 
 
+class Pool:
+    """Steps of traces side by side: they are drawn from in every gradient step, and change once per update.
+
+    Args:
+        of: The buffer for which it holds; with another one it is out of date.
+        among: Traces `(S, B, L, ...)`.
+        which: Their steps that may be drawn, bool `(S, B, L)` each.
+        names: Fields to give.
+    """
+
+    def __init__(self, of: list[Recalled], among: Sequence[Traces], which: Sequence[Tensor], *names: str) -> None:
+        self.of = of
+        self.cumulative = torch.cat([w.flatten(1) for w in which], 1).double().cumsum(1)
+        self.fields = [torch.cat([getattr(traces, name).flatten(1, 2) for traces in among], 1) for name in names]
+        self.seeds = torch.arange(len(self.cumulative), device=self.cumulative.device)[:, None]
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Draw `count` steps per seed: which are real, bool `(S, count)`, and the fields, `(S, count, ...)`."""
+        chosen, some = draw_cumulative(self.cumulative, count, generator)
+        return some[:, None].expand(-1, count), *(field[self.seeds, chosen] for field in self.fields)
+
+
 class RecallTraces:
     """What a learner holds: it observes, updates after each rollout, and samples steps to imitate.
 
@@ -229,6 +251,8 @@ class RecallTraces:
         self.buffer: list[Recalled] = []
         self.explorations: list[Traces] = []
         """Random actions in the novelty targets of the same updates as the buffer's traces, `(S, B, novelty_actions, ...)`."""
+        self.to_imitate: Pool | None = None
+        self.to_imagine: Pool | None = None
         self.updated = 0
         """`memory.time` at the last update."""
         self.rarity = torch.ones(num_seeds, device=self.device)
@@ -288,8 +312,10 @@ class RecallTraces:
         """
         if not self.buffer:
             raise ValueError("there are no traces to sample from yet: call update first")
-        known = [traces.mask for traces in (*self.buffer, *self.explorations)]
-        mask, obs, actions = self.draw_steps(batch_size, [*self.buffer, *self.explorations], known, "obs", "actions")
+        if self.to_imitate is None or self.to_imitate.of is not self.buffer:
+            among = [*self.buffer, *self.explorations]
+            self.to_imitate = Pool(self.buffer, among, [traces.mask for traces in among], "obs", "actions")
+        mask, obs, actions = self.to_imitate.draw(batch_size, self.generator)
         return Traces(obs, actions, mask, mask * self.rarity[:, None])
 
     def imagine(self, batch_size: int) -> tuple[Transitions, Tensor] | None:
@@ -306,23 +332,14 @@ class RecallTraces:
         count = round(self.config.imagined_share * batch_size)
         if not count:
             return None
-        names = ("obs", "actions", "next_obs", "terminated")
-        # Only steps of which it is known whether they end an episode.
-        certain = [traces.mask & traces.known_end for traces in self.buffer]
-        mask, obs, actions, next_obs, terminated = self.draw_steps(count, self.buffer, certain, *names)
+        if self.to_imagine is None or self.to_imagine.of is not self.buffer:
+            names = ("obs", "actions", "next_obs", "terminated")
+            # Only steps of which it is known whether they end an episode.
+            certain = [traces.mask & traces.known_end for traces in self.buffer]
+            self.to_imagine = Pool(self.buffer, self.buffer, certain, *names)
+        mask, obs, actions, next_obs, terminated = self.to_imagine.draw(count, self.generator)
         rewards = self.model.reward(obs, actions, next_obs)
         return Transitions(obs, actions, rewards, next_obs, terminated, torch.zeros_like(terminated)), mask
-
-    def draw_steps(self, count: int, among: Sequence[Traces], which: Sequence[Tensor], *names: str) -> tuple[Tensor, ...]:
-        """Draw steps of traces `(S, B, L, ...)`, of those `which`, bool `(S, B, L)`.
-
-        Returns:
-            Which of `count` draws per seed are real, `(S, count)`, and the named fields of the steps, `(S, count, ...)`.
-        """
-        chosen, some = draw(torch.cat([w.flatten(1) for w in which], 1).float(), count, self.generator)
-        seeds = torch.arange(self.num_seeds, device=self.device)[:, None]
-        fields = (torch.cat([getattr(t, name).flatten(1, 2) for t in among], 1)[seeds, chosen] for name in names)
-        return some[:, None].expand(-1, count), *fields
 
     def fit(self, targets: Targets) -> dict[str, Any]:
         """Fit the model on what is remembered; neighbours above all on the ends of the recorded ways into targets.

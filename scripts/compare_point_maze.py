@@ -70,6 +70,7 @@ TRIED: dict[str, list[list[str]]] = {
         *(f"{BONUS} {value}" for value in ("0.1", "0.03", "0.01", "0.003")),
         *(f"{VISITS} {value}" for value in ("0.1", "0.3")),
         f"{BONUS} 0.003 {FASTER}",
+        *(f"{BONUS} 0.003 --sil.imitation-coefficient {value}" for value in ("10.0", "3.0")),
     ),
     "recall+bonus": options(
         *(f"{BONUS} {value}" for value in ("0.03", "0.01", "0.003")), f"{VISITS} 0.1", f"{BONUS} 0.003 {FASTER}"
