@@ -34,7 +34,7 @@ class Preset:
 
 
 PRESETS = {
-    # By the tuning on FourRooms-15 in docs/results.md, where arms share what they have in common: the setting that is best or
+    # By the tuning on FourRooms-15 in docs/tuning.md, where arms share what they have in common: the setting that is best or
     # nearly so for all of them.
     "FourRooms-": Preset(
         ppo=PPOConfig(learning_rate=3e-3, n_steps=64, batch_size=256, n_epochs=4, ent_coef=0.03),
@@ -42,7 +42,7 @@ PRESETS = {
         sil=SelfImitationConfig(imitation_updates=8),
         bonus=BonusConfig(coefficient=0.01),
     ),
-    # By the tuning on other seeds in docs/results.md. A temperature of 1 drowns a single reward for many thousands of steps.
+    # By the tuning on other seeds in docs/tuning.md. A temperature of 1 drowns a single reward for many thousands of steps.
     "PointMaze-": Preset(
         ppo=PPOConfig(n_steps=256),
         sac=SACConfig(

@@ -89,7 +89,7 @@ BEST: dict[str, int] = {
     "bonus": 6,
     "sil+bonus": 3,
     "recall+bonus": 2,
-    "recall+per": 1,
+    "recall+per": 0,
 }
 """What it chose."""
 SETTINGS: dict[str, list[str]] = {arm: TRIED[arm][best] for arm, best in BEST.items()}
