@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -25,6 +26,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": partial(nn.functional.silu, inplace=True),
 }
 """They overwrite their input, the fresh output of a linear layer: memory is what a small fleet waits for most."""
+NARROW = 12
+"""Layers of at most so many outputs have a product of their own on a CPU."""
 
 
 class FleetLinear(nn.Module):
@@ -39,7 +42,33 @@ class FleetLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_seeds, 1, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
+        num_seeds, _, outputs = self.weight.shape
+        if x.device.type == "cpu" and outputs <= NARROW and num_seeds * outputs > 1:
+            narrow: Tensor = NarrowProduct.apply(x, self.weight, self.bias)
+            return narrow
         return torch.baddbmm(self.bias, x, self.weight)
+
+
+class NarrowProduct(torch.autograd.Function):
+    """`baddbmm(bias, x, weight)` for few outputs on a CPU, where BLAS is up to ten times as fast with all of it transposed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.baddbmm(bias.mT, weight.mT, x.mT).mT.contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        [grad] = grads
+        by_x = by_weight = by_bias = None
+        if ctx.needs_input_grad[0]:
+            by_x = grad * weight.mT if weight.shape[2] == 1 else torch.bmm(grad, weight.mT)
+        if ctx.needs_input_grad[1]:
+            by_weight = torch.bmm(grad.mT, x).mT
+        if ctx.needs_input_grad[2]:
+            by_bias = grad.sum(1, keepdim=True)
+        return by_x, by_weight, by_bias
 
 
 class FleetEmbedding(nn.Module):

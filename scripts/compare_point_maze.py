@@ -59,7 +59,12 @@ TRIED: dict[str, list[list[str]]] = {
         f"{COEFFICIENT} 3.0 {UPDATES} 1 {ONE_WAY}",
         f"{COEFFICIENT} 3.0 {CEILING} 0.8 {ONE_WAY}",
     ),
-    "sil": options(*(f"--sil.imitation-coefficient {value}" for value in ("1.0", "0.3", "3.0", "10.0")), FASTER),
+    "sil": options(
+        *(f"--sil.imitation-coefficient {value}" for value in ("1.0", "0.3", "3.0", "10.0")),
+        FASTER,
+        "--sil.imitation-coefficient 30.0",
+        f"--sil.imitation-coefficient 10.0 {FASTER}",
+    ),
     "per": options(*(f"--per.alpha {alpha}" for alpha in ("0.6", "0.4", "0.8", "1.0")), f"--per.alpha 1.0 {FASTER}"),
     "bonus": options(
         *(f"{BONUS} {value}" for value in ("0.1", "0.03", "0.01", "0.003")),
@@ -70,7 +75,8 @@ TRIED: dict[str, list[list[str]]] = {
         *(f"{BONUS} {value}" for value in ("0.1", "0.03", "0.01", "0.003")),
         *(f"{VISITS} {value}" for value in ("0.1", "0.3")),
         f"{BONUS} 0.003 {FASTER}",
-        *(f"{BONUS} 0.003 --sil.imitation-coefficient {value}" for value in ("10.0", "3.0")),
+        *(f"{BONUS} 0.003 --sil.imitation-coefficient {value}" for value in ("10.0", "3.0", "30.0")),
+        f"{BONUS} 0.003 --sil.imitation-coefficient 10.0 {FASTER}",
     ),
     "recall+bonus": options(
         *(f"{BONUS} {value}" for value in ("0.03", "0.01", "0.003")), f"{VISITS} 0.1", f"{BONUS} 0.003 {FASTER}"

@@ -3,7 +3,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from recall_traces.fleet import FleetAdam, FleetEmbedding, FleetMLP, backward, clip_scale
+from recall_traces.fleet import FleetAdam, FleetEmbedding, FleetMLP, NarrowProduct, backward, clip_scale
 
 SEEDS = 3
 BOX, DISCRETE, MULTI = spaces.Box(-1, 1, (4,)), spaces.Discrete(6), spaces.MultiDiscrete([3, 5, 2])
@@ -143,3 +143,14 @@ def test_a_saved_optimizer_goes_on_as_if_nothing_had_happened() -> None:
             optimizer.step(0.1)
         results.append(p.detach())
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize(("seeds", "outputs"), [(1, 2), (3, 1), (3, 5)])
+def test_a_narrow_product_is_a_product_and_has_its_gradients(seeds: int, outputs: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(seeds, 7, 4), (seeds, 4, outputs), (seeds, 1, outputs)]
+    x, weight, bias = (torch.randn(shape, generator=generator, dtype=torch.double, requires_grad=True) for shape in shapes)
+    product = NarrowProduct.apply(x, weight, bias)
+    torch.testing.assert_close(product, torch.einsum("sbi,sio->sbo", x, weight) + bias)
+    assert product.is_contiguous()
+    assert torch.autograd.gradcheck(NarrowProduct.apply, (x, weight, bias))
