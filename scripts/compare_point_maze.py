@@ -93,7 +93,7 @@ BEST: dict[str, int] = {
     "sil": 3,
     "per": 4,
     "bonus": 6,
-    "sil+bonus": 3,
+    "sil+bonus": 7,
     "recall+bonus": 2,
     "recall+per": 0,
 }
