@@ -13,7 +13,9 @@ MAX_CELLS = 1 << 14
 """Hashed cells: of a `Box`, and of finite spaces with more than `MAX_STATES` states."""
 MAX_STATES = 1 << 18
 """Largest finite space in which each state is a cell of its own."""
-PRIMES = (1, 2_654_435_761, 805_459_861, 3_674_653_429)
+FACTORS = (1, 2_654_435_761, 805_459_861)
+"""Of the three numbers of a place in a grid, to hash it."""
+PRIME = 2_147_483_647
 
 
 class Cells:
@@ -71,14 +73,14 @@ class Cells:
             factors = obs[..., None] if isinstance(self.space, spaces.Discrete) else obs
             hashed = torch.zeros_like(factors[..., 0])
             for k in range(factors.shape[-1]):
-                hashed = (hashed + factors[..., k]) * PRIMES[1] % 2_147_483_647
+                hashed = (hashed + factors[..., k]) * FACTORS[1] % PRIME
             return hashed % MAX_CELLS
         scaled = (obs - self.low) / self.width.clamp(min=1e-12)
         if self.projection is not None:
             scaled = scaled @ self.projection
         grid = scaled.floor().long()
-        index = sum((grid[..., k] * PRIMES[k] for k in range(1, grid.shape[-1])), grid[..., 0])
-        return index % 2_147_483_647 % MAX_CELLS
+        index = sum((grid[..., k] * FACTORS[k] for k in range(1, grid.shape[-1])), grid[..., 0])
+        return index % PRIME % MAX_CELLS
 
     def state_dict(self) -> dict[str, Tensor]:
         """What `calibrate` fixed."""

@@ -200,6 +200,10 @@ class Memory:
         """Which places of the ring hold a step, bool `(S, N, C)`."""
         return (torch.arange(self.num_columns, device=self.age.device) < len(self)).expand(self.age.shape)
 
+    def held_positions(self) -> Tensor:
+        """Positions of all steps that are held, `(S, B)`."""
+        return self.held()[0].flatten().nonzero()[:, 0].expand(len(self.age), -1)
+
     def way_into(self, positions: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Positions of the `length` steps that end with those at `positions` `(S, B)`, in forward time, `(S, B, L)`, and a mask.
 

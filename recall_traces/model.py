@@ -143,10 +143,12 @@ class BacktrackingModel:
             transitions: Fields `(S, B, ...)`. Neighbours forget those of before.
             updates: Gradient steps of a network; a table counts every transition once, whatever this is, neighbours take them as
                 they are.
-            active: Which seeds learn, one per seed; the others keep everything. All by default.
+            active: Which seeds learn, one per seed; the others keep everything, neighbours only if as many transitions are given
+                as before. All by default.
 
         Returns:
-            `loss`: -log q(a, s | s') in nats per transition, `(S,)`; `reward_loss` where rewards are predicted: half the squared
+            `loss`: -log q(a, s | s') in nats per transition, `(S,)`; with neighbours `unknown` beside it, the share of
+            transitions that nothing is known of, which the loss leaves out; `reward_loss` where rewards are predicted: half the squared
             error in units of the mean square.
 
         Raises:
@@ -155,6 +157,11 @@ class BacktrackingModel:
         if transitions.rewards.dim() != 2 or len(transitions.rewards) != self.num_seeds:
             raise ValueError(f"fit needs fields (S, B, ...) with S = {self.num_seeds}, not {tuple(transitions.rewards.shape)}")
         return self.density.fit(transitions, updates, active)
+
+    def count_again(self, remembered: Callable[[], Transitions]) -> None:
+        """Let a table count all that is remembered, `(S, B, ...)`, for seeds whose contexts changed in the last `fit`."""
+        if isinstance(self.density, TableModel):
+            self.density.count_again(remembered)
 
     def reset(self) -> None:
         """Make a table forget; a network goes on from where it is, and neighbours begin anew with every `fit`."""

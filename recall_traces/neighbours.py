@@ -20,6 +20,8 @@ STANDS_STILL = 1e-6
 """A dimension whose root mean square change per step is below this never changes: a context, such as a goal."""
 REACH = 3.0
 """Steps that arrived further away than so many widths of the kernel led somewhere else."""
+HELD_OUT = 512
+"""Most steps beside the support that the loss is measured on."""
 CHUNK = 512
 """Rows of the support whose distances to all others are held at once."""
 
@@ -81,7 +83,11 @@ class NeighbourModel:
         self.rows = torch.arange(num_seeds, device=device)[:, None]
 
     def fit(self, transitions: Transitions, updates: int, active: Sequence[bool] | None) -> dict[str, Tensor]:
-        """Take the first `M` of transitions `(S, B, ...)` for the support; gives -log q of the others, if there are any."""
+        """Take the first `M` of transitions `(S, B, ...)` for the support; of the others, if there are any, gives what is lost.
+
+        `loss` is -log q, the mean over those of which anything is known, and `unknown` the share of the rest. Steps that moved
+        nothing do not count.
+        """
         kept = transitions.map(lambda x: x[:, : self.support])
         change = transitions.obs - transitions.next_obs
         moving = (change != 0).any(2, keepdim=True).sum(1, keepdim=True).clamp(min=1)
@@ -97,10 +103,14 @@ class NeighbourModel:
             setattr(self, name, value)
         self.trees = []
         self.before, self.weights = self.nearest(self.obs)
-        held_out = transitions.map(lambda x: x[:, self.support :][:, :CHUNK])
-        if not held_out.rewards.numel():
+        held_out = transitions.map(lambda x: x[:, self.support : self.support + HELD_OUT])
+        moved = (held_out.obs != held_out.next_obs).any(2)
+        if not bool(moved.any()):
             return {}
-        return {"loss": -self.log_prob(held_out.obs, held_out.actions, held_out.next_obs).mean(1)}
+        log_probs = self.log_prob(held_out.obs, held_out.actions, held_out.next_obs)
+        known = moved & log_probs.isfinite()
+        loss = torch.where(known, -log_probs, torch.nan).nanmean(1)
+        return {"loss": loss, "unknown": 1 - known.sum(1) / moved.sum(1)}
 
     def nearest(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Steps of the support that arrived nearest to states `(S, B, *observation)`, and their log-weights, `(S, B, K)`.

@@ -127,7 +127,7 @@ class NetworkModel(nn.Module):
             loss = -self.log_prob(*batch).mean(1)
             losses.append(loss.detach())
             if self.rewards is not None:
-                rewards = self.reward_statistics(transitions.rewards[seeds, chosen][..., None])
+                rewards = transitions.rewards[seeds, chosen][..., None] / self.reward_statistics.root_mean_square
                 reward_losses.append(0.5 * (self.scaled_rewards(*batch) - rewards).square().mean((1, 2)))
                 loss = loss + reward_losses[-1]
             backward(loss, self.optimizer)
@@ -184,7 +184,7 @@ class NetworkModel(nn.Module):
     @torch.no_grad()
     def reward(self, obs: Tensor, actions: Tensor, next_obs: Tensor) -> Tensor:
         """Predict the rewards of steps `(S, B, ...)`, `(S, B)`."""
-        return (self.scaled_rewards(obs, actions, next_obs) * self.reward_statistics.scale)[..., 0]
+        return (self.scaled_rewards(obs, actions, next_obs) * self.reward_statistics.root_mean_square)[..., 0]
 
     @torch.no_grad()
     def sample(self, next_obs: Tensor, moving: bool = False) -> tuple[Tensor, Tensor, Tensor]:

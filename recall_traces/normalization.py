@@ -46,7 +46,9 @@ class RunningNormalizer(nn.Module):
         """Take in values `(S, B, D)` of the active seeds, bool `(S,)`; of all by default."""
         if values.shape[1] == 0:
             return
-        batch = values.shape[1] if active is None else values.shape[1] * active[:, None, None]
+        batch: int | Tensor = values.shape[1]
+        if active is not None:
+            batch, values = batch * active[:, None, None], torch.where(active[:, None, None], values, 0.0)
         mean, var = values.mean(1, keepdim=True), values.var(1, keepdim=True, unbiased=False)
         total = self.count + batch
         delta = mean - self.mean
@@ -59,6 +61,11 @@ class RunningNormalizer(nn.Module):
     def scale(self) -> Tensor:
         """What values are divided by, `(S, 1, D)`."""
         return (self.var + 1e-8).sqrt()
+
+    @property
+    def root_mean_square(self) -> Tensor:
+        """Of all values, `(S, 1, D)`: about 0, where the deviation is about the mean."""
+        return (self.var + self.mean.square() + 1e-8).sqrt()
 
     def forward(self, values: Tensor) -> Tensor:
         """Normalise `(S, B, D)`."""

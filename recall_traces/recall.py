@@ -58,7 +58,7 @@ class RecallConfig:
     """'model' (the backtracking model), 'record' (the agent's own steps: no model), or 'oracle' (the environment's truth)."""
     candidates: int = 8
     """Ways recalled into each high-value state, of which the one with the fewest steps from a start is kept; 1 keeps any.
-    Where the shortest ways are searched for, that is done for targets to which there is none."""
+    Where the shortest ways are searched for, it stands in where there is none."""
     search: str = "auto"
     """'sample' ways from the model, or search all of it for the 'shortest' from where the agent was since the last update
     (neighbours only); 'auto': the shortest where the model can be searched."""
@@ -103,6 +103,8 @@ class RecallConfig:
         check_whole(self, "imitation_updates", "model_updates", "novelty_actions", least=0)
         check_not_negative(self, "imitation_coefficient", "imitation_ratio", "novelty_power")
         check_share(self, "novelty_floor", "novelty_ceiling", "top_fraction", "imagined_share")
+        if self.novelty_floor > self.novelty_ceiling:
+            raise ValueError(f"novelty_floor, {self.novelty_floor}, must be at most novelty_ceiling, {self.novelty_ceiling}")
         for name in ("trace_length", "search_length"):
             if getattr(self, name) > self.memory_size:
                 raise ValueError(f"{name} must be at most memory_size, {self.memory_size}, not {getattr(self, name)}")
@@ -203,6 +205,8 @@ class RecallTraces:
         shape = tensor_shape(self.observation_space)
         if given is not None and (given.dim() != len(shape) + 1 or tuple(given.shape[1:]) != shape or len(given) == 0):
             raise ValueError(f"given states must be rows of shape {shape}, at least one, not {tuple(given.shape)}")
+        if given is not None and not (given.isfinite().all() and all(row in observation_space for row in given.cpu().numpy())):
+            raise ValueError(f"given states must lie in {self.observation_space}, and not all of them do")
         self.imitation_updates, self.imitation_coefficient = c.imitation_updates, c.imitation_coefficient
         self.imitation_batch_size = c.imitation_batch_size
         self.generator = seeded_generator(seed, "recall", self.device)
@@ -230,7 +234,7 @@ class RecallTraces:
             generated=generated,
             generator=self.generator,
         )
-        self.selection = Selection(self.memory, self.states.visits, self.generator)
+        self.selection = Selection(self.memory, self.generator)
         self.ways = Ways(
             self.observation_space,
             self.model,
@@ -285,7 +289,12 @@ class RecallTraces:
 
         Returns:
             What to log, tensors `(S,)`.
+
+        Raises:
+            ValueError: nothing was observed yet.
         """
+        if not self.memory.time:
+            raise ValueError("there is nothing to recall yet: call observe before update")
         targets = self.states.choose(self.config.traces_per_update, value)
         metrics = self.fit(targets) if self.config.traces_from == "model" else {}
         traces = self.recall(targets)
@@ -364,6 +373,7 @@ class RecallTraces:
                 return {}
             columns = zip(*(vars(t).values() for t in self.unfitted), strict=True)
             fitted = self.model.fit(Transitions(*(torch.cat(column, 1) for column in columns)))
+            self.model.count_again(lambda: self.memory.at(self.memory.held_positions()))
             self.unfitted = []
         elif neighbours:
             fitted = self.model.fit(self.selection.support(self.memory.held(), c.model.support, first), c.model_updates)
@@ -418,7 +428,7 @@ class RecallTraces:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Copy what `state_dict` gave."""
+        """Take over what `state_dict` gave: traces are kept as they are, the rest is copied."""
         for name in ("model", "cells", "memory", "states"):
             getattr(self, name).load_state_dict(state[name])
         restore_generator(self.generator, state["generator"])

@@ -38,7 +38,7 @@ SEED_NUMBERS = 60_000
 """Points of all seeds' lines together, about 1 MB; where there would be more, each line keeps fewer."""
 SUBJECTS = {
     "recall/model_loss": "loss of the backtracking model, nats per transition",
-    "recall/model_nearest": "distance to the nearest neighbour",
+    "recall/model_unknown": "share of held-out steps that neighbours know nothing of",
     "recall/traces": "traces recalled by an update",
     "recall/trace_length": "mean length of traces, steps",
     "recall/states": "different high-value states",

@@ -10,9 +10,8 @@ from torch import Tensor
 from recall_traces.data import Transitions
 from recall_traces.draws import gumbel
 from recall_traces.memory import Memory
+from recall_traces.neighbours import HELD_OUT
 
-HELD_OUT = 512
-"""Steps beside the support of neighbours that their likelihood is measured on."""
 BEFORE_ALL = 1e6
 """Added to the logarithm of a weight that is to beat all others."""
 
@@ -22,12 +21,11 @@ class Selection:
 
     Args:
         memory: Where they are.
-        visits: How often each cell was arrived in, `(S, cells)`; read anew at each choice.
         generator: Draws.
     """
 
-    def __init__(self, memory: Memory, visits: Tensor, generator: torch.Generator) -> None:
-        self.memory, self.visits, self.generator = memory, visits, generator
+    def __init__(self, memory: Memory, generator: torch.Generator) -> None:
+        self.memory, self.generator = memory, generator
 
     def best(self, fraction: float) -> Tensor:
         """Which remembered steps belong to the best trajectories by return, about this fraction of them, bool `(S, N, C)`."""
@@ -49,7 +47,7 @@ class Selection:
 
         Returns:
             Steps, those of `first` first, else in random order, at most `HELD_OUT` more than the support has; those too many
-            for a seed lead from a state to itself.
+            for a seed, the last ones, lead from a state to itself.
         """
         filled = len(self.memory)  # the rest of the ring is empty
         obs, next_obs = (x[:, :, :filled] for x in (self.memory.steps.obs, self.memory.steps.next_obs))
@@ -82,16 +80,17 @@ class Selection:
 
         Returns:
             Steps `(S, B, ...)`, those of `first` first, else in random order, at most `count`, and which of them are real: a
-            seed may have fewer.
+            seed may have fewer, and then the last ones are not.
         """
         memory, filled = self.memory, len(self.memory)
-        cells = memory.next_cells[:, :, :filled].flatten(1)
-        logits = gumbel(cells.shape, self.generator) - self.visits.clamp(min=1).log().gather(1, cells)
+        cells, among = memory.next_cells[:, :, :filled].flatten(1), among[:, :, :filled].flatten(1)
+        counts = torch.zeros(len(cells), memory.cells.num_cells, device=cells.device).scatter_add_(1, cells, among.float())
+        logits = gumbel(cells.shape, self.generator) - counts.clamp(min=1).log().gather(1, cells)
         if first is not None:
             logits = logits + BEFORE_ALL * first[:, :, :filled].flatten(1)
-        best = logits.masked_fill(~among[:, :, :filled].flatten(1), -torch.inf).topk(min(count, cells.shape[1]), 1)
+        best = logits.masked_fill(~among, -torch.inf).topk(min(count, cells.shape[1]), 1)
         order = torch.rand(best.values.shape, generator=self.generator, device=cells.device)
-        order = (order - (best.values > BEFORE_ALL / 2).float()).argsort(1)
+        order = (order - (best.values > BEFORE_ALL / 2).float() + best.values.isneginf().float()).argsort(1)
         chosen = best.indices.gather(1, order)
         steps = memory.at(chosen // filled * memory.num_columns + chosen % filled)
         return steps, best.values.gather(1, order).isfinite()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from gymnasium import spaces
@@ -18,7 +18,7 @@ class TableModel:
     Where a `MultiDiscrete` state has contexts, factors that differ between episodes but never change within one (a goal), what
     leads where is counted without them, so that what was learnt under one context serves all: q(a, s | s') is then that of
     the other factors, and s has the context of s'. A factor that turns out to be one, or to be none, changes what is
-    counted, and that seed starts counting anew.
+    counted, and that seed starts counting anew; `count_again` gives it what is still remembered.
 
     A row is a pair (seed, s'). Sampling draws a number below the row's count and looks it up in the running sum of all
     counts, so that it costs the same however large the space is.
@@ -59,6 +59,8 @@ class TableModel:
         self.lowest = torch.full(factors, torch.iinfo(torch.int64).max, device=self.device)
         self.highest = torch.full(factors, -1, device=self.device)
         self.moves = torch.zeros(factors, dtype=torch.bool, device=self.device)
+        self.changed = torch.zeros(self.num_seeds, dtype=torch.bool, device=self.device)
+        """Whose contexts the last `fit` changed, `(S,)`."""
         self.index(*torch.zeros(2, 0, dtype=torch.int64, device=self.device))
 
     def index(self, keys: Tensor, counts: Tensor) -> None:
@@ -86,10 +88,21 @@ class TableModel:
         self.lowest = torch.where(learns, torch.minimum(self.lowest, obs.amin(1)), self.lowest)
         self.highest = torch.where(learns, torch.maximum(self.highest, obs.amax(1)), self.highest)
         self.moves |= (obs != next_obs).any(1) & learns
-        changed = (before != self.contexts()).any(1)
-        if bool(changed.any()):
-            kept = ~changed[self.keys // (self.num_states**2 * self.num_actions)]
+        self.changed = (before != self.contexts()).any(1)
+        self.forget(self.changed)
+
+    def forget(self, seeds: Tensor) -> None:
+        """Drop the counts of seeds, bool `(S,)`."""
+        if bool(seeds.any()):
+            kept = ~seeds[self.keys // (self.num_states**2 * self.num_actions)]
             self.index(self.keys[kept], self.counts[kept])
+
+    def count_again(self, remembered: Callable[[], Transitions]) -> None:
+        """Count all that is remembered, `(S, B, ...)`, for the seeds whose contexts the last `fit` changed."""
+        changed = self.changed.tolist()
+        if any(changed):
+            self.forget(self.changed)
+            self.fit(remembered(), 1, changed)
 
     def number(self, obs: Tensor) -> Tensor:
         """Number of each state, that of 0 in place of its contexts, `(S, B)`."""

@@ -82,15 +82,15 @@ class HighValueStates:
         self.novelty_floor, self.novelty_ceiling = novelty_floor, novelty_ceiling
         num_seeds, device = len(memory.age), memory.age.device
         per_cell = (num_seeds, cells.num_cells)
-        self.visits = torch.zeros(per_cell, device=device)
+        self.visits = torch.zeros(per_cell, dtype=torch.int64, device=device)
         self.arrivals = torch.full((*per_cell, ARRIVALS), -1, dtype=torch.int64, device=device)
         self.best_returns = torch.full(per_cell, -torch.inf, device=device)
         self.best_arrivals = torch.full(per_cell, -1, dtype=torch.int64, device=device)
-        self.starts = torch.zeros(per_cell, device=device)
+        self.starts = torch.zeros(per_cell, dtype=torch.int64, device=device)
         self.recent_return = torch.zeros(num_seeds, device=device)
         self.best_episode = torch.full((num_seeds,), -torch.inf, device=device)
         self.best_recent = torch.zeros(num_seeds, device=device)
-        """Largest `recent_return` so far, `(S,)`."""
+        """Largest `recent_return` so far, at least 0, `(S,)`."""
         self.stalled = torch.zeros(num_seeds, device=device)
         """Episodes since then, `(S,)`."""
 
@@ -101,11 +101,11 @@ class HighValueStates:
         stamps = memory.stamps(written)
         # Arrivals in a cell take its places in turn. By the largest stamp and not by the last write, which would depend on the
         # order of a parallel scatter.
-        place = (self.visits.gather(1, cells).long() + ranks(cells)) % ARRIVALS
+        place = (self.visits.gather(1, cells) + ranks(cells)) % ARRIVALS
         self.arrivals.flatten(1).scatter_reduce_(1, cells * ARRIVALS + place, stamps, "amax")
-        self.visits.scatter_add_(1, cells, torch.ones_like(cells, dtype=torch.float32))
+        self.visits.scatter_add_(1, cells, torch.ones_like(cells))
         first = memory.gather(memory.age, written) == 0
-        self.starts.scatter_add_(1, self.cells(memory.gather(memory.steps.obs, written)), first.float())
+        self.starts.scatter_add_(1, self.cells(memory.gather(memory.steps.obs, written)), first.long())
 
         age, length = memory.gather(memory.age, positions), memory.gather(memory.episode_lengths, positions)
         enough_past = (age + 1) * 2 >= length.clamp(max=self.trace_length)
@@ -171,7 +171,7 @@ class HighValueStates:
         """Stamps of arrivals in seldom visited cells, `(S, count)`, and whether there are any."""
         newest = self.arrivals.amax(2)
         _, held = self.memory.find(newest)
-        weights = torch.where(held, self.visits.clamp(min=1) ** -self.novelty_power, 0.0)
+        weights = torch.where(held, self.visits.clamp(min=1).float() ** -self.novelty_power, 0.0)
         cells, some = draw(weights, count, self.generator)
         return newest.gather(1, cells), some[:, None].expand(-1, count)
 
@@ -179,8 +179,10 @@ class HighValueStates:
         """Stamps of the best arrivals in the cells with the highest positive return, `(S, count)`, and whether there are any."""
         _, held = self.memory.find(self.best_arrivals)
         returns = torch.where(held, self.best_returns, -torch.inf)
-        # Equals, such as many goals of the same reward, take turns.
-        shuffled = returns * (1 - 1e-6 * torch.rand(returns.shape, generator=self.generator, device=returns.device))
+        # Equals, such as many goals of the same reward, take turns. In double precision: the next smaller float32 is 6e-8 off, so
+        # that nothing else changes places.
+        draws = torch.rand(returns.shape, generator=self.generator, device=returns.device, dtype=torch.float64)
+        shuffled = returns * (1 - 1e-9 * draws)
         best, cells = shuffled.topk(min(self.top_states, returns.shape[1]), 1)
         which, some = draw((best > 0).float(), count, self.generator)
         return self.best_arrivals.gather(1, cells.gather(1, which)), some[:, None].expand(-1, count)
@@ -222,9 +224,8 @@ class HighValueStates:
         obs, shape = self.generated(count), (len(self.visits), count, *self.memory.steps.obs.shape[3:])
         if obs.shape != shape:
             raise ValueError(f"generated states must have the shape {shape}, not {tuple(obs.shape)}")
-        obs = obs.detach().to(self.memory.steps.obs)
         active = obs.isfinite().view(*shape[:2], -1).all(2)
-        obs = obs.nan_to_num(0.0, 0.0, 0.0)
+        obs = obs.detach().nan_to_num(0.0, 0.0, 0.0).to(self.memory.steps.obs)
         return Targets(obs, self.cells(obs), torch.full_like(active, -1, dtype=torch.int64), active, torch.zeros_like(active))
 
     def from_arrivals(self, stamps: Tensor, active: Tensor, novel: bool) -> Targets:

@@ -94,8 +94,10 @@ class Ways:
         best = best + torch.arange(num_targets, device=best.device) * self.candidates
         seeds = torch.arange(num_seeds, device=best.device)[:, None]
         obs, actions, mask = (x[seeds, best][:, :, -self.trace_length :] for x in (traces.obs, traces.actions, reached))
-        from_somewhere = steps.gather(1, best) > length
-        return obs, actions, mask & targets.active[..., None] & (self.last_visits(obs, mask) | ~from_somewhere[..., None])
+        cells = self.cells(obs.flatten(1, 2)).unflatten(1, mask.shape[1:])
+        from_somewhere = (steps.gather(1, best) > length)[..., None]
+        kept = (last_visits(cells, mask) | ~from_somewhere) & ~leaves_target(cells, mask, targets.cells)
+        return obs, actions, mask & kept & targets.active[..., None]
 
     def shortest(self, targets: Targets, newest: int) -> tuple[Tensor, ...]:
         """The shortest way from where the agent has just been into each target: obs, actions, mask, `(S, B, L, ...)`.
@@ -128,15 +130,6 @@ class Ways:
         mask = mask & held[..., None] & (moved.flatten(3).any(-1) if moved.dim() > 3 else moved)
         return Traces(obs, actions, mask, mask.float())
 
-    def last_visits(self, obs: Tensor, mask: Tensor) -> Tensor:
-        """Which steps of traces `(S, B, L, ...)` no later one leaves the same cell as: loops on the way are cut out.
-
-        For traces that do not come from a start, which no count of steps could choose among.
-        """
-        cells = self.cells(obs.flatten(1, 2)).unflatten(1, mask.shape[1:])
-        again = (cells[..., :, None] == cells[..., None, :]) & mask[..., None, :]
-        return ~again.triu(1).any(-1)
-
     def from_start(self, traces: Traces) -> tuple[Tensor, Tensor]:
         """Cut traces before the last time they leave a start.
 
@@ -165,3 +158,21 @@ class Ways:
             obs[rows, which[:, 0]].unflatten(0, shape),
             known.unflatten(0, shape),
         )
+
+
+def last_visits(cells: Tensor, mask: Tensor) -> Tensor:
+    """Which steps of traces no later one leaves the same cell as, bool `(S, B, L)`: loops on the way are cut out.
+
+    For traces that do not come from a start, which no count of steps could choose among.
+    """
+    again = (cells[..., :, None] == cells[..., None, :]) & mask[..., None, :]
+    return ~again.triu(1).any(-1)
+
+
+def leaves_target(cells: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
+    """Which steps of traces, in `cells` `(S, B, L)`, are in the target's cell and go elsewhere, bool `(S, B, L)`.
+
+    They lead away from what is to be reached, and out of a goal, where an episode ends, nothing leads.
+    """
+    here = cells == targets[..., None]
+    return here & (~here & mask).flip(2).cummax(2).values.flip(2)

@@ -130,6 +130,25 @@ def test_held_out_steps_are_likelier_where_they_belong() -> None:
     assert make_model(support=1000).fit(data)["loss"].shape == (1,)
 
 
+def test_the_loss_is_of_held_out_steps_that_moved_and_of_which_something_is_known() -> None:
+    model, data = make_model(support=1000), wander(1200)
+    model.fit(data)
+    known = -model.log_prob(*(x[:, 1000:] for x in (data.obs, data.actions, data.next_obs)))
+    finite = known.isfinite()
+    assert model.fit(data)["unknown"].tolist() == pytest.approx([float((~finite).sum()) / 200])
+    far = data.map(lambda x: x.clone())
+    far.obs[:, 1000:1050] += 1000
+    far.next_obs[:, 1000:1050] += 1000
+    stood = far.map(lambda x: x.clone())
+    stood.next_obs[:, 1050:1100] = stood.obs[:, 1050:1100]
+    found = model.fit(stood)
+    assert found["unknown"].tolist() == pytest.approx([(50 + float((~finite[:, 100:]).sum())) / 150])
+    torch.testing.assert_close(found["loss"], known[:, 100:][finite[:, 100:]].mean()[None], rtol=0.05, atol=0.05)
+    still = stood.map(lambda x: x.clone())
+    still.next_obs[:, 1000:] = still.obs[:, 1000:]
+    assert model.fit(still) == {}
+
+
 def test_a_fleet_is_its_members_alone_and_what_does_not_learn_stays() -> None:
     data = wander(300, seeds=2)
     fleet = make_model(seeds=2)

@@ -57,3 +57,17 @@ def test_no_normalizer_does_nothing() -> None:
     nothing = NoNormalizer()
     nothing.update(values)
     assert nothing(values) is values
+
+
+def test_what_is_broken_in_a_seed_that_is_left_out_does_not_count() -> None:
+    normalizer = RunningNormalizer(2, 1)
+    values = torch.tensor([[[1.0], [2.0]], [[torch.nan], [2.0]]])
+    normalizer.update(values, torch.tensor([True, False]))
+    assert normalizer.mean.flatten().tolist() == pytest.approx([1.5, 0.0], abs=1e-3)
+    assert bool(normalizer.var.isfinite().all())
+
+
+def test_the_root_mean_square_is_about_zero() -> None:
+    normalizer = RunningNormalizer(1, 1, center=False)
+    normalizer.update(torch.tensor([[[3.0], [4.0]]]))
+    assert float(normalizer.root_mean_square) == pytest.approx(12.5**0.5, rel=1e-3)

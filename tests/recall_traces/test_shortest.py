@@ -311,7 +311,20 @@ def test_the_support_covers_rare_states_and_holds_each_moving_step_once() -> Non
     assert chosen.next_obs[0, :, 0].unique().tolist()[-3:] == [4.5, 8.5, 12.5]
     # More places than steps that may be taken: the rest stand still, which a model of neighbours leaves out.
     few = recall.memory.held() & (recall.memory.next_cells == recall.cells(torch.tensor([[[12.5, 0.0]]]))[0, 0])
-    assert int((lambda t: (t.obs != t.next_obs).any(2))(recall.selection.support(few, 64)).sum()) == 1
+    moves = (lambda t: (t.obs != t.next_obs).any(2))(recall.selection.support(few, 64))
+    assert moves.nonzero().tolist() == [[0, 0]]  # what is there comes first
+
+
+def test_the_support_is_even_over_what_is_still_remembered() -> None:
+    """4,000 steps to and fro turn the ring over, and half of it is of two other places: those are not rare any more."""
+    recall = make_recall(model=BacktrackingConfig(kind="neighbours", support=20), memory_size=800)
+    to_and_fro, elsewhere = way(*[(0.0, 0.0), (0.5, 0.0)] * 200), way(*[(4.5, 0.0), (8.5, 0.0)] * 200)
+    for _ in range(10):
+        recall.observe(episode(steps(to_and_fro)))
+    recall.observe(episode(steps(elsewhere)))
+    chosen = recall.selection.evenly(recall.memory.held(), 120)[0].next_obs[0, :, 0]
+    assert len(recall.memory.next_cells.unique()) == 3  # 0 and 0.5 are one place
+    assert float((chosen < 1).float().mean()) == pytest.approx(1 / 3, abs=0.1)
 
 
 def test_the_steps_on_ways_into_stamped_ones_are_those_of_their_column_and_episode() -> None:

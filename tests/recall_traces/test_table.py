@@ -196,6 +196,16 @@ def test_a_seed_whose_contexts_change_counts_anew_and_the_others_go_on() -> None
     known = table.sample(torch.tensor([[3, 0], [0, 2], [0, 0]]).expand(2, -1, -1))[2]
     assert known.tolist() == [[True, True, True], [False, False, True]]
     assert table.contexts().tolist() == [[False, True], [False, False]]
+    both = Transitions(*(torch.cat(column, 1) for column in zip(vars(goals).values(), vars(moved).values(), strict=True)))
+    first = {name: value.clone() for name, value in table.state_dict().items()}
+    table.count_again(lambda: both)
+    alone = make_table(space=PLACE_AND_GOAL)
+    alone.fit(both, 0, None)
+    assert torch.equal(table.keys, alone.keys)
+    assert torch.equal(table.counts, alone.counts)
+    assert len(first["keys"]) < len(table.keys)
+    table.fit(moved, 0, None)  # changes no context
+    table.count_again(lambda: pytest.fail("nothing is to be counted again"))
 
 
 def test_seeds_of_a_fleet_find_contexts_as_if_alone_and_a_saved_table_goes_on() -> None:

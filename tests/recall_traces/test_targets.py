@@ -81,6 +81,15 @@ def test_of_equal_returns_all_take_turns_and_a_better_one_stays() -> None:
     assert set.union(*seen) == {5, 6, 7, 8, 9}
 
 
+def test_equal_returns_of_many_states_take_turns_whatever_their_numbers() -> None:
+    states = make_states("return", space=spaces.Discrete(2000), top_states=16, memory_size=10_000)
+    for goal in range(1, 2000):
+        observe(states, walk(0, goal, reward=1.0))
+    drawn = torch.cat([states.choose(64, None).obs[0].unique() for _ in range(60)])
+    shares = torch.bincount(drawn // 500, minlength=4) / len(drawn)
+    torch.testing.assert_close(shares, torch.full((4,), 0.25), atol=0.06, rtol=0)
+
+
 def test_return_holds_the_goal_itself_and_what_has_enough_past() -> None:
     states = make_states("return")
     observe(states, walk(*range(11), reward=1.0))
@@ -390,6 +399,8 @@ def test_generated_states_are_each_seeds_own_and_those_that_are_not_finite_are_n
 def test_generated_states_may_be_finite() -> None:
     states = make_states("generated", seeds=2, generated=lambda count: torch.full((2, count), 7))
     assert chosen(states) == [{7}, {7}]
+    nothing = make_states("generated", seeds=2, generated=lambda count: torch.full((2, count), torch.nan))
+    assert not nothing.choose(5, None).active.any()
 
 
 def test_what_a_source_needs_is_asked_for() -> None:

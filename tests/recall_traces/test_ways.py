@@ -26,11 +26,13 @@ def test_every_step_recalled_in_four_rooms_is_a_real_move_and_leads_into_its_tar
     moves = traces.obs != successors(targets, traces)
     assert moves[traces.mask].all()
     assert (traces.mask.sum(2) > 0).float().mean() > 0.95
-    # Whole from a start on; of a record, steps that stood still are left out, and elsewhere loops.
+    assert not (traces.mask & (traces.obs == targets[..., None])).any()  # nothing leads away from the target
+    # Else whole from a start on; of a record, steps that stood still are left out, and elsewhere loops.
     from_start = ((traces.obs == env.start) & traces.mask).any(2)
     if traces_from != "record":
         assert from_start.any()
-        assert not (traces.mask[:, :, :-1] & ~traces.mask[:, :, 1:])[from_start].any()
+        inside = traces.mask | (traces.obs == targets[..., None])
+        assert not (traces.mask[:, :, :-1] & ~inside[:, :, 1:])[from_start].any()
 
 
 def test_traces_of_slippery_rooms_with_changing_goals_keep_the_goal() -> None:
@@ -137,6 +139,16 @@ def test_where_starts_are_spread_wide_loops_are_cut_out(traces_from: str) -> Non
         assert from_a_start.obs[0, 0][from_a_start.mask[0, 0]].tolist() == [30, 1, 2, 1, 3]
     else:
         assert {len(states) for states in left} == {3, 4}
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_what_leads_away_from_the_target_is_left_out(wide: bool) -> None:
+    recall = make_recall(space=spaces.Discrete(60), source="given", given=torch.tensor([9]), candidates=1, traces_from="record")
+    for start in range(30, 50) if wide else ():
+        recall.observe(walk(start, 10))
+    recall.observe(walk(0, 1, 9, 2, 3, 9))
+    _, traces = recalled(recall)
+    assert traces.obs[0, 0][traces.mask[0, 0]].tolist() == [0, 1, 2, 3]
 
 
 def test_a_long_way_is_found_and_its_last_steps_are_kept() -> None:
