@@ -147,9 +147,9 @@ class BacktrackingModel:
                 as before. All by default.
 
         Returns:
-            `loss`: -log q(a, s | s') in nats per transition, `(S,)`; with neighbours `unknown` beside it, the share of
-            transitions that nothing is known of, which the loss leaves out; `reward_loss` where rewards are predicted: half the squared
-            error in units of the mean square.
+            `loss`: -log q(a, s | s') in nats per transition, `(S,)`. With neighbours `unknown` beside it: the share of
+            transitions that nothing is known of; the loss leaves them out. `reward_loss` where rewards are predicted: half the
+            squared error in units of the mean square.
 
         Raises:
             ValueError: the leading axes are not `(S, B)`.
