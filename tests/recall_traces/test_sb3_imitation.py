@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from sb3_helpers import OFF, ON, SERVED, SMALL, lines, net, parameters, steer
+from sb3_helpers import OFF, ON, SERVED, SMALL, Line, lines, net, parameters, steer
 from stable_baselines3 import A2C, DDPG, PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import NormalActionNoise
@@ -112,6 +112,24 @@ def test_the_loss_is_the_policys_own_log_probability():
     with torch.no_grad():
         own = ppo.policy.get_distribution(obs).log_prob(actions / 2)  # which it squashes to [-1, 1]
         torch.testing.assert_close(make_actor(ppo).loss(obs, actions), -own)
+
+
+@pytest.mark.parametrize("use_sde", [False, True])
+def test_each_dimension_of_a_squashed_gaussian_is_pulled_until_it_is_sure_itself(use_sde):
+    env = Line()
+    env.action_space = spaces.Box(-2, 2, (2,), np.float32)
+    model = SAC("MlpPolicy", env, use_sde=use_sde, buffer_size=10, **net())
+    options = {"latent_sde": torch.ones(1, 1)} if use_sde else {}
+    # Of an action in the middle both policies are too sure in their first dimension (a log-density of 3.08); in their second it
+    # is -0.97, in the mean, and -2.92, two deviations off.
+    for mean, log_std, pull in ((0.0, 0.05, (0.0, 1.0)), (2.0, 0.0, (2.0, -3.0))):
+        means, log_stds = torch.tensor([[0.0, mean]], requires_grad=True), torch.tensor([[-4.0, log_std]], requires_grad=True)
+        model.actor.get_action_dist_params = lambda obs, both=(means, log_stds): (*both, options)
+        loss = make_actor(model).loss(torch.zeros(1, 2), torch.zeros(1, 2))
+        assert loss.item() == pytest.approx(-1 + 0.9189 + log_std + mean**2 / 2, abs=1e-3)
+        gradients = torch.stack(torch.autograd.grad(loss.sum(), (means, log_stds)))[:, 0].T
+        assert gradients[0].tolist() == [0, 0]
+        assert gradients[1].tolist() == pytest.approx(pull, abs=1e-4)
 
 
 def test_long_imitation_of_one_action_leaves_a_squashed_gaussian_its_noise():
