@@ -37,6 +37,8 @@ CALIBRATION_STEPS = 256
 """Steps that the grid of an unbounded `Box` is fixed by, at least, or `update_every` if that is less: of the few states of one
 short rollout it would be so fine that hardly two states share a cell."""
 
+PROGRESS = ("seconds", "_due", "_rollout_steps", "_next_update")
+"""Of a callback: the time it took, and when it is to update and imitate next."""
 
 class RecallTracesCallback(BaseCallback):
     """Learn a backtracking model from what the model lives through, and let its policy imitate the traces it recalls.
@@ -306,7 +308,7 @@ class RecallTracesCallback(BaseCallback):
             raise ValueError("there is nothing to save before the first call of learn")
         names = [field.name for field in dataclasses.fields(Transitions)] if self._steps else []
         held = {name: torch.stack([getattr(step, name) for step in self._steps]) for name in names}
-        header = {name: getattr(self, name) for name in ("seed", "seconds", "_due")}
+        header = {name: getattr(self, name) for name in ("seed", *PROGRESS)}
         header |= {"config": dataclasses.asdict(self.config), "num_envs": self.recall.memory.age.shape[1]}
         header["spaces"] = _describe(self.model)
         save_tree(path, {"recall": self.recall.state_dict(), "held": held}, header)
@@ -349,8 +351,8 @@ class RecallTracesCallback(BaseCallback):
             recall.load_state_dict(to_device(tree["recall"], self.model.device))
         except (KeyError, RuntimeError, ValueError) as error:
             raise ValueError(f"the saved callback does not fit this model: {error}") from error
-        for name in ("seconds", "_due"):
-            setattr(self, name, header[name])
+        for name in PROGRESS:
+            setattr(self, name, header.get(name, 0))  # files of before lack some
         columns = zip(*tree["held"].values(), strict=True)
         self._steps = [Transitions(**dict(zip(tree["held"], step, strict=True))) for step in columns]
         self._break_off()  # the environments of then are gone
