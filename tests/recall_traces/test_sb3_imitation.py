@@ -232,20 +232,35 @@ def test_states_of_high_value_by_the_models_own_critic(algorithm):
     assert callback.recall.buffer[0].mask.any()
 
 
-def test_the_noise_of_state_dependent_exploration_is_that_of_the_imitated_policy():
-    differences = []
+class Noise(BaseCallback):
+    """Notes of each step the noise of state-dependent exploration in units of the policy's deviation, and the deviation."""
 
-    class Noise(BaseCallback):
-        def _on_step(self):
-            policy = self.model.policy
-            drawn_with = policy.action_dist.weights_dist.scale
-            differences.append(float((policy.action_dist.get_std(policy.log_std) - drawn_with).detach().abs().max()))
-            return True
+    def __init__(self):
+        super().__init__()
+        self.units, self.deviations = [], []
 
-    model = PPO("MlpPolicy", lines(2), **ON, batch_size=16, learning_rate=0.01, use_sde=True, **net())
-    model.learn(128, callback=[callback := RecallTracesCallback(SMALL), Noise()])
+    def _on_step(self):
+        noise = self.model.policy.action_dist
+        deviation = noise.get_std(self.model.policy.log_std).detach()
+        assert torch.equal(noise.weights_dist.scale, deviation)
+        self.units.append(torch.cat([noise.exploration_mat[None], noise.exploration_matrices]).detach() / deviation)
+        self.deviations.append(deviation)
+        return True
+
+
+@pytest.mark.parametrize("algorithm", [PPO, A2C])
+def test_state_dependent_noise_is_the_models_own_draw_in_the_imitated_policys_deviation(algorithm):
+    noises, finals = [], []
+    for callbacks in ([], [callback := RecallTracesCallback(SMALL)]):
+        options = {"batch_size": 16} if algorithm is PPO else {}
+        model = algorithm("MlpPolicy", lines(2), **ON, **options, learning_rate=0.01, use_sde=True, seed=0, **net())
+        model.learn(128, callback=[*callbacks, noise := Noise()])
+        noises.append(noise)
+        finals.append(torch.rand(3))
     assert callback.recall.buffer[0].mask.any()
-    assert max(differences) == 0
+    assert not torch.equal(noises[0].deviations[-1], noises[1].deviations[-1])  # imitation moved it
+    torch.testing.assert_close(torch.stack(noises[0].units), torch.stack(noises[1].units))
+    assert torch.equal(*finals)  # the global generator is where it would be
 
 
 def test_by_default_something_happens_within_three_rollouts():
