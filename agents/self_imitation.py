@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from recall_traces.agents.seams import Value
-from recall_traces.cells import Cells
 from recall_traces.checks import check_not_negative, check_positive, check_whole
 from recall_traces.data import Traces, Transitions
 from recall_traces.draws import draw_cumulative
@@ -75,8 +74,7 @@ class SelfImitation:
         self.config = c = config or SelfImitationConfig()
         self.imitation_updates, self.imitation_coefficient = c.imitation_updates, c.imitation_coefficient
         self.imitation_batch_size = c.imitation_batch_size
-        cells = Cells(observation_space, num_seeds, 1, seed, device)
-        self.memory = Memory(observation_space, action_space, cells, num_seeds, num_envs, c.memory_size, gamma, device)
+        self.memory = Memory(observation_space, action_space, None, num_seeds, num_envs, c.memory_size, gamma, device)
         self.priorities = torch.zeros_like(self.memory.returns)
         self.generator = seeded_generator(seed, "self-imitation", device)
         self.cumulative = torch.zeros_like(self.priorities.flatten(1), dtype=torch.float64)
