@@ -50,8 +50,10 @@ RECALL_CHANGES: dict[str, dict[str, Any]] = {
     "own-traces": {"traces_from": "record", "search": "auto", "imagined_share": 0.0},
     "recall-oracle": {"traces_from": "oracle", "search": "auto", "imagined_share": 0.0},
 }
-LABEL_BYTES = 33
-"""Of one step in a `Memory`, besides the step: age, returns, length, whether closed, cell."""
+LABEL_BYTES = 25
+"""Of one step in a `Memory`, besides the step: age, returns, length, whether closed."""
+CELL_BYTES = 8
+"""Of one step in a `Memory` that tells states apart, besides."""
 PRIORITY_BYTES = 12
 """Of one step in `SelfImitation`, besides its `Memory`."""
 
@@ -121,7 +123,7 @@ def kept_bytes(
     step = replay_bytes(observation_space, action_space, num_seeds, 1) + num_seeds * LABEL_BYTES
     for part in arm.split("+"):
         if part in RECALL_CHANGES:
-            total += configs.recall.memory_size * step
+            total += configs.recall.memory_size * (step + num_seeds * CELL_BYTES)
         elif part == "sil":
             total += configs.sil.memory_size * (step + num_seeds * PRIORITY_BYTES)
         elif part == "per":

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from recall_traces.draws import gumbel
 from recall_traces.fleet import FleetMLP
 from recall_traces.spaces import ActionSpace, ObservationSpace
+from recall_traces.squashing import INSIDE
 
-INSIDE = 1 - 1e-3
-"""Recorded actions at a bound are moved this far inside: there a squashed Gaussian has an infinite density."""
 LOG_STD_RANGE = (-20.0, 2.0)
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 

@@ -273,6 +273,8 @@ class PPO(Learner):
         parameters, moments and step count.
         """
         metrics: dict[str, Tensor] = {}
+        if self.recall.imitation_coefficient == 0:  # old momentum would move the weights nevertheless
+            return metrics
         for _ in range(self.recall.imitation_updates):
             traces = self.recall.sample(self.recall.imitation_batch_size, self.value)
             valid = traces.mask.sum(1)

@@ -30,11 +30,7 @@ from recall_traces.fleet import ACTIVATIONS, FleetAdam, FleetMLP, backward, one_
 from recall_traces.normalization import NoNormalizer, RunningNormalizer
 from recall_traces.seeding import seeded_generator
 from recall_traces.spaces import UnsupportedSpaceError, check_action_space, check_observation_space
-
-MAX_LOG_PROB = 1.0
-"""Per action dimension, before the squashing: a policy this sure of recalled actions (a deviation of about 0.15) is not pulled
-any further, or the same actions, imitated for long, would take all its noise away. Before the squashing, since after it an
-action near a bound is likely under any policy that leans there."""
+from recall_traces.squashing import MAX_LOG_PROB
 
 
 @dataclass(frozen=True)

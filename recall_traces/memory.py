@@ -24,7 +24,7 @@ class Memory:
     Args:
         observation_space: Of one observation.
         action_space: Of one action.
-        cells: Tells states apart.
+        cells: Tells states apart; None where nobody asks for `next_cells`, which are then not kept.
         num_seeds: `S`.
         num_envs: `N`.
         capacity: Steps per seed; at least one per environment.
@@ -36,7 +36,7 @@ class Memory:
         self,
         observation_space: ObservationSpace,
         action_space: ActionSpace,
-        cells: Cells,
+        cells: Cells | None,
         num_seeds: int,
         num_envs: int,
         capacity: int,
@@ -69,8 +69,8 @@ class Memory:
         """Steps of the whole episode, once closed, `(S, N, C)`."""
         self.closed = zeros(torch.bool)
         """Whether the step's episode has ended, `(S, N, C)`."""
-        self.next_cells = zeros(torch.int64)
-        """Cell of `next_obs`, `(S, N, C)`."""
+        self.next_cells = zeros(torch.int64, *(() if cells is not None else (0,)))
+        """Cell of `next_obs`, `(S, N, C)`; empty without cells."""
         self.open_age = torch.zeros(num_seeds, num_envs, dtype=torch.int64, device=device)
         """Steps so far of the episode that is still open, `(S, N)`."""
         self.open_return = torch.zeros(num_seeds, num_envs, device=device)
@@ -120,8 +120,9 @@ class Memory:
         for field in ("obs", "actions", "rewards", "next_obs", "terminated", "truncated"):
             getattr(self.steps, field)[:, :, slots] = getattr(chunk, field)
         closed = last < length
-        next_cells = self.cells(transitions.next_obs.transpose(0, 1).flatten(1, 2)).unflatten(1, (length, -1))  # (S, T, N)
-        self.next_cells[:, :, slots] = next_cells.transpose(1, 2)
+        if self.cells is not None:
+            next_cells = self.cells(transitions.next_obs.transpose(0, 1).flatten(1, 2)).unflatten(1, (length, -1))  # (S, T, N)
+            self.next_cells[:, :, slots] = next_cells.transpose(1, 2)
         labels = {"age": times[:, None, None] - first, "returns": returns, "closed": closed}
         labels |= {"episode_returns": episode_returns, "episode_lengths": lengths}
         for name, value in labels.items():
@@ -217,6 +218,12 @@ class Memory:
         earlier = (slot[..., None] - back) % self.num_columns
         return column[..., None] * self.num_columns + earlier, (back <= age[..., None]) & (back <= kept[..., None])
 
+    def ends(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Of steps of closed episodes, `(S, B)`: positions of their episodes' last steps, and how many steps end with these."""
+        column, slot = positions // self.num_columns, positions % self.num_columns
+        left = self.gather(self.episode_lengths, positions) - self.gather(self.age, positions)
+        return column * self.num_columns + (slot + left - 1) % self.num_columns, left
+
     def break_off(self) -> None:
         """What comes next begins new episodes; those that are open stay so."""
         self.open_age = torch.zeros_like(self.open_age)
@@ -245,5 +252,6 @@ class Memory:
 
     def rings(self) -> dict[str, Tensor]:
         """By name, what is kept of every step, `(S, N, C, ...)`."""
-        names = ("age", "returns", "episode_returns", "episode_lengths", "closed", "next_cells")
+        names = ["age", "returns", "episode_returns", "episode_lengths", "closed"]
+        names += ["next_cells"] if self.cells is not None else []
         return {f"steps.{name}": value for name, value in vars(self.steps).items()} | {n: getattr(self, n) for n in names}

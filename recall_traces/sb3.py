@@ -25,6 +25,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
+from torch.distributions import Normal
 
 from recall_traces.data import Transitions
 from recall_traces.model import BacktrackingConfig
@@ -36,6 +37,8 @@ from recall_traces.spaces import factor_sizes, tensor_dtype
 CALIBRATION_STEPS = 256
 """Steps that the grid of an unbounded `Box` is fixed by, at least, or `update_every` if that is less: of the few states of one
 short rollout it would be so fine that hardly two states share a cell."""
+PROGRESS = ("seconds", "_due", "_rollout_steps", "_next_update")
+"""Of a callback: the time it took, and when it is to update and imitate next."""
 
 
 class RecallTracesCallback(BaseCallback):
@@ -226,7 +229,7 @@ class RecallTracesCallback(BaseCallback):
             for _ in range(minibatches):
                 traces = self.recall.sample(c.imitation_batch_size)
                 if not bool(traces.weights.any()):
-                    return
+                    break
                 losses = actor.loss(self._as_seen(traces.obs[0]), traces.actions[0])
                 actor.optimizer.zero_grad()
                 (c.imitation_coefficient * (traces.weights[0] * losses).mean()).backward()
@@ -234,9 +237,21 @@ class RecallTracesCallback(BaseCallback):
                     torch.nn.utils.clip_grad_norm_(actor.module.parameters(), actor.max_grad_norm)
                 actor.optimizer.step()
                 self.logger.record("recall/imitation_loss", losses.mean().item())
-        if minibatches and isinstance(self.model, OnPolicyAlgorithm) and self.model.use_sde:
-            # State-dependent noise was drawn just now, for this rollout, with the deviation before imitation moved it.
-            self.model.policy.reset_noise(self.model.n_envs)
+        if isinstance(self.model, OnPolicyAlgorithm) and self.model.use_sde:
+            self._stretch_noise()
+
+    @torch.no_grad()
+    def _stretch_noise(self) -> None:
+        """State-dependent noise was drawn just now, for this rollout, with the deviation before imitation moved it: stretch it.
+
+        Drawn anew it would come from torch's global generator, and the model's next draws would be others.
+        """
+        policy: Any = self.model.policy
+        noise = policy.action_dist
+        before, now = noise.weights_dist.scale, noise.get_std(policy.log_std)
+        noise.weights_dist = Normal(torch.zeros_like(now), now)
+        noise.exploration_mat = noise.exploration_mat * (now / before)
+        noise.exploration_matrices = noise.exploration_matrices * (now / before)
 
     def _value(self, obs: Tensor) -> Tensor:
         """V(s) of raw observations `(1, B, ...)`, `(1, B)`."""
@@ -306,7 +321,7 @@ class RecallTracesCallback(BaseCallback):
             raise ValueError("there is nothing to save before the first call of learn")
         names = [field.name for field in dataclasses.fields(Transitions)] if self._steps else []
         held = {name: torch.stack([getattr(step, name) for step in self._steps]) for name in names}
-        header = {name: getattr(self, name) for name in ("seed", "seconds", "_due")}
+        header = {name: getattr(self, name) for name in ("seed", *PROGRESS)}
         header |= {"config": dataclasses.asdict(self.config), "num_envs": self.recall.memory.age.shape[1]}
         header["spaces"] = _describe(self.model)
         save_tree(path, {"recall": self.recall.state_dict(), "held": held}, header)
@@ -349,8 +364,8 @@ class RecallTracesCallback(BaseCallback):
             recall.load_state_dict(to_device(tree["recall"], self.model.device))
         except (KeyError, RuntimeError, ValueError) as error:
             raise ValueError(f"the saved callback does not fit this model: {error}") from error
-        for name in ("seconds", "_due"):
-            setattr(self, name, header[name])
+        for name in PROGRESS:
+            setattr(self, name, header.get(name, 0))  # files of before lack some
         columns = zip(*tree["held"].values(), strict=True)
         self._steps = [Transitions(**dict(zip(tree["held"], step, strict=True))) for step in columns]
         self._break_off()  # the environments of then are gone

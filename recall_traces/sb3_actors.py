@@ -17,15 +17,9 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor, nn
 
 from recall_traces.spaces import UnsupportedSpaceError, check_action_space, check_observation_space
+from recall_traces.squashing import INSIDE, MAX_LOG_PROB
 
 SERVED = "PPO, A2C, SAC, TD3, DDPG, TRPO and TQC"
-INSIDE = 1 - 1e-3
-"""Recorded actions at a bound are moved this far inside: there a squashed Gaussian has an infinite density."""
-
-MAX_LOG_PROB = 1.0
-"""Per action dimension, before the squashing: a policy this sure of a recalled action (a deviation of about 0.15) is not pulled
-any further, or the same actions, imitated for long, would take all its noise away. Before the squashing, since after it an
-action near a bound is likely under any policy that leans there."""
 
 
 class Actor(ABC):
@@ -98,8 +92,9 @@ class OffPolicyActor(Actor):
         mean, log_std, options = self.actor.get_action_dist_params(obs)
         distribution = self.actor.action_dist.proba_distribution(mean, log_std, **options)
         actions = actions.clamp(-INSIDE, INSIDE)
-        squashing = -torch.log(1 - actions.square()).sum(1)  # what it adds to the log-density, whatever the policy
-        return -torch.minimum(distribution.log_prob(actions), MAX_LOG_PROB * actions.shape[1] + squashing)
+        # The Gaussian before the squashing, dimension by dimension: of a sum one that is sure would hide another that is not.
+        before = distribution.distribution.log_prob(torch.atanh(actions)).clamp(max=MAX_LOG_PROB)
+        return (torch.log(1 - actions.square()) - before).sum(1)
 
     def value(self, obs: Tensor) -> Tensor:
         actions = self.actor(obs, deterministic=True) if self.stochastic else self.actor(obs)

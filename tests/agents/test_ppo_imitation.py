@@ -2,11 +2,14 @@
 
 import pytest
 import torch
-from ppo_helpers import Spaces, assert_same_seed, copy_seed, random_batch, state
+from ppo_helpers import Drift, Spaces, assert_same_seed, copy_seed, random_batch, state
 
+from recall_traces.agents.arms import ArmConfigs, make_learner
 from recall_traces.agents.ppo import PPO, PPOConfig
 from recall_traces.agents.seams import NoImitation
+from recall_traces.agents.self_imitation import SelfImitationConfig
 from recall_traces.data import Traces
+from recall_traces.recall import RecallConfig
 
 
 class Given:
@@ -67,6 +70,21 @@ def test_the_imitation_loss_is_the_weighted_mean_over_valid_steps():
     assert 0.5e-3 < step[step > 0].median() < 1.01e-3  # Adam's first step has the size of the learning rate
     with torch.no_grad():
         assert (ppo.log_prob(obs, actions)[0, :10] * torch.arange(1, 11)).sum() > (log_probs * torch.arange(1, 11)).sum()
+
+
+@pytest.mark.parametrize("arm", ["recall", "sil"])
+def test_without_weight_nothing_changes_bit_for_bit(arm):
+    configs = ArmConfigs(
+        recall=RecallConfig(imitation_coefficient=0.0, rare_reward=1.0), sil=SelfImitationConfig(imitation_coefficient=0.0)
+    )
+    learners = [
+        make_learner("ppo", name, Drift([0, 1], False), PPOConfig(n_steps=16, batch_size=16, n_epochs=2), configs, num_seeds=2)
+        for name in ("none", arm)
+    ]
+    for learner in learners:
+        learner.learn(128)
+    assert bool(learners[1].recall.sample(8, learners[1].value).weights.any())  # there was something to imitate
+    assert torch.equal(learners[0].policy_optimizer.values, learners[1].policy_optimizer.values)
 
 
 def test_there_is_nothing_to_imitate_without_recall():

@@ -11,9 +11,10 @@ from ppo_helpers import BOX, Drift, Probe, Spaces, always, never, signs, zeros
 from sac_helpers import Columns, Given, random_batch
 
 from recall_traces.agents.bonus import BonusConfig, VisitBonus
-from recall_traces.agents.sac import MAX_LOG_PROB, SAC, Batch, SACConfig
+from recall_traces.agents.sac import SAC, Batch, SACConfig
 from recall_traces.agents.seams import NoBonus, NoImitation
 from recall_traces.data import Transitions
+from recall_traces.squashing import MAX_LOG_PROB
 
 UNEQUAL = spaces.Box(np.array([-2, 0], np.float32), np.array([2, 5], np.float32))
 

@@ -20,6 +20,20 @@ def make_memory(
     return Memory(space, spaces.Discrete(3), Cells(space, seeds, 4, 0, "cpu"), seeds, envs, capacity, gamma, "cpu")
 
 
+def test_without_cells_there_are_none_to_keep():
+    both = [
+        Memory(spaces.Discrete(50), spaces.Discrete(3), cells, 2, 3, 60, GAMMA, "cpu")
+        for cells in (Cells(spaces.Discrete(50), 2, 4, 0, "cpu"), None)
+    ]
+    for memory in both:
+        memory.observe(random_rollout(15, 2, 3, 0.2, np.random.default_rng(0)))
+    kept, without = (memory.state_dict() for memory in both)
+    assert kept.keys() - without.keys() == {"next_cells"}
+    assert all(torch.equal(kept[name], value) for name, value in without.items())
+    assert both[1].next_cells.numel() == 0
+    both[1].load_state_dict(kept)  # of a run from when they were kept
+
+
 def random_rollout(length: int, seeds: int, envs: int, done: float, rng: np.random.Generator) -> Transitions:
     shape = (length, seeds, envs)
     terminated = torch.from_numpy(rng.random(shape) < done / 2)

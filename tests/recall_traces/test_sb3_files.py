@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from sb3_helpers import ON, SMALL, Line, Walk, lines, net, parameters
+from sb3_helpers import OFF, ON, SMALL, Line, Walk, lines, net, parameters
 from stable_baselines3 import A2C, PPO, SAC
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, CheckpointCallback, EvalCallback
 from stable_baselines3.common.monitor import Monitor
@@ -95,6 +95,33 @@ def test_save_and_load_go_on_exactly(tmp_path):
             assert torch.equal(x.actions, y.actions)
         assert torch.equal(callback.recall.sample(9).obs, loaded.recall.sample(9).obs)
     model.learn(32, callback=loaded)
+
+
+def noted_shares(callback):
+    """Of each rollout's start from now on: at which step, whether there was an update, and how many minibatches it is worth."""
+    noted, share = [], callback._share
+
+    def noting(updated):
+        noted.append((callback.model.num_timesteps, updated, share(updated)))
+        return noted[-1][2]
+
+    callback._share = noting
+    return noted
+
+
+@pytest.mark.parametrize(("algorithm", "options"), [(A2C, {"n_steps": 5}), (SAC, OFF)])
+def test_what_was_loaded_imitates_when_the_saved_one_would_have(algorithm, options, tmp_path):
+    model = algorithm("MlpPolicy", lines(2), seed=0, **options, **net())
+    model.learn(40, callback=(callback := RecallTracesCallback(dataclasses.replace(SMALL, update_every=35), seed=0)))
+    model.save(tmp_path / "model")
+    callback.save(tmp_path / "callback")
+    loaded = RecallTracesCallback().load(tmp_path / "callback")
+    times = [noted_shares(callback), noted_shares(loaded)]
+    model.learn(60, callback=callback, reset_num_timesteps=False)
+    algorithm.load(tmp_path / "model", env=lines(2)).learn(60, callback=loaded, reset_num_timesteps=False)
+    assert times[0][0][:2] == (40, False)  # for what was trained on just before saving; the last update was not long ago
+    assert [updated for _, updated, _ in times[0]].count(True) in (1, 2)
+    assert times[0] == times[1]
 
 
 class Save(BaseCallback):
