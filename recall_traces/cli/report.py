@@ -145,7 +145,7 @@ def draw_recalled(runs: Sequence[RunFolder], remarks: list[str]) -> list[Picture
                 scene, title, strip = gather(loaded, 0)
                 file = draw_traces(scene, Path(place) / "traces.png", title, strip)
                 pictures.append(Picture(title, file.read_bytes()))
-        except (ValueError, UsageError, MemoryError) as error:
+        except (ValueError, UsageError, MemoryError, OSError) as error:
             remarks.append(f"No picture of what {arm} recalls: {one_line(error)}.")
     if len(arms) > MOST_PICTURES:
         left = len(arms) - MOST_PICTURES

@@ -319,6 +319,31 @@ def test_a_disk_that_is_full_for_a_while_loses_nothing(place, capsys, monkeypatc
     assert_same_run(place / "run", place / "whole", ["none"])
 
 
+@pytest.mark.parametrize("where", ["recall_traces.checkpoints.load_tree", "recall_traces.agents.ppo.PPO.load_training_state"])
+def test_memory_that_is_short_for_a_while_loses_nothing(place, capsys, monkeypatch, where):
+    command = f"train ppo FourRooms-7 {TINY} {EVERY} --out"
+    assert call(f"{command} whole") == 0
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        assert call(f"{command} run") == 130
+    capsys.readouterr()
+
+    def short(*arguments):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    kept = sorted((place / "run/checkpoints/none").iterdir())
+    before = (place / "run/curves.csv").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(where, short)
+        assert call("resume run --quiet") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "1536.safetensors is kept, but could not be loaded now: CUDA out of memory" in line
+    assert sorted((place / "run/checkpoints/none").iterdir()) == kept
+    assert (place / "run/curves.csv").read_bytes() == before
+    assert call("resume run --quiet") == 0
+    assert_same_run(place / "run", place / "whole", ["none"])
+
+
 @pytest.mark.parametrize("name", ["curves.csv", "timings.csv"])
 def test_a_disk_that_is_full_from_the_start_leaves_nothing_torn(place, capsys, monkeypatch, name):
     """It may let a file be made that it has no room to fill."""
