@@ -184,7 +184,7 @@ def run_arm(
             else:
                 try:
                     learner.load_training_state(checkpoint.tree["learner"])
-                    recorder.load_state(checkpoint.tree["recorder"], checkpoint.env_steps)
+                    recorder.load_state(checkpoint.tree["recorder"], learner)
                 except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
                     checkpoints.set_aside(checkpoint.path, error)
                     continue
