@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -17,7 +18,7 @@ from recall_traces.agents.seams import Bonus, Imitation
 from recall_traces.data import Transitions
 from recall_traces.envs.interface import VectorEnv, is_restorable
 from recall_traces.fleet import FleetAdam
-from recall_traces.saving import load_tree, save_tree
+from recall_traces.saving import is_passing, load_tree, save_tree
 from recall_traces.seeding import restore_generator
 from recall_traces.spaces import tensor_dtype, tensor_shape
 
@@ -212,14 +213,10 @@ class Learner(ABC):
         Raises:
             ValueError: it is not such a file, or the environment's spaces or action bounds are not the ones it was trained on.
         """
-        try:
+        with cls._reading(path):
             tree, header = load_tree(path, env.device)
             config = cls.config_class(**header["config"] | {"net_arch": tuple(header["config"]["net_arch"])})
             num_seeds = header["num_seeds"]
-        except FileNotFoundError:
-            raise
-        except Exception as error:
-            raise ValueError(f"{path} is not a saved {cls.__name__}: {error}") from error
         # Every learner takes the environment, the configuration and the number of seeds like this.
         learner = cls(env, config, num_seeds=num_seeds, **kwargs)
         learner._take_over(path, tree, header)
@@ -231,16 +228,23 @@ class Learner(ABC):
         Raises:
             ValueError: it is not such a file, or it is of another number of seeds or of another environment.
         """
-        try:
+        with self._reading(path):
             tree, header = load_tree(path, self.device)
             num_seeds = header["num_seeds"]
-        except FileNotFoundError:
-            raise
-        except Exception as error:
-            raise ValueError(f"{path} is not a saved {type(self).__name__}: {error}") from error
         if num_seeds != self.num_seeds:
             raise ValueError(f"{path} has {num_seeds} seeds, not {self.num_seeds}")
         self._take_over(path, tree, header)
+
+    @classmethod
+    @contextlib.contextmanager
+    def _reading(cls, path: str | Path) -> Iterator[None]:
+        """Whatever a file that is something else brings about is a `ValueError`; a disk or memory that fails is not."""
+        try:
+            yield
+        except Exception as error:
+            if is_passing(error):
+                raise
+            raise ValueError(f"{path} is not a saved {cls.__name__}: {error}") from error
 
     def _take_over(self, path: str | Path, tree: Mapping[str, Any], header: Mapping[str, Any]) -> None:
         trained_on, found = header["spaces"], describe_spaces(self.env)

@@ -147,6 +147,19 @@ def test_files_that_are_something_else_are_refused(tmp_path):
             PPO.load(path, Spaces())
 
 
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), torch.cuda.OutOfMemoryError("CUDA out of memory")])
+def test_a_machine_that_fails_in_reading_says_nothing_about_the_file(tmp_path, monkeypatch, error):
+    def fail(*arguments):
+        raise error
+
+    ppo = PPO(Spaces(), PPOConfig(net_arch=(4,)))
+    ppo.save(tmp_path / "file")
+    monkeypatch.setattr("recall_traces.agents.learner.load_tree", fail)
+    for load in (ppo.load_policy, lambda path: PPO.load(path, Spaces())):
+        with pytest.raises(type(error), match=r"Input/output error|^CUDA out of memory"):
+            load(tmp_path / "file")
+
+
 def test_saving_makes_folders_and_leaves_rights_to_the_umask(tmp_path):
     ppo = PPO(Spaces(), PPOConfig(net_arch=(4,)))
     old = os.umask(0o027)
