@@ -19,7 +19,7 @@ from recall_traces.data import Transitions
 from recall_traces.envs.interface import VectorEnv, is_restorable
 from recall_traces.fleet import FleetAdam
 from recall_traces.saving import is_passing, load_tree, save_tree
-from recall_traces.seeding import restore_generator
+from recall_traces.seeding import restore_generator, seeded_generator
 from recall_traces.spaces import tensor_dtype, tensor_shape
 
 
@@ -30,6 +30,7 @@ class Learner(ABC):
         env: All copies of all seeds; row `s * N + n` belongs to seed `s`.
         config: Hyperparameters.
         num_seeds: `S`, runs in the fleet.
+        seed: Seeds the actions of `act` and `predict`.
 
     Raises:
         ValueError: the number of environments is not a multiple of the number of seeds.
@@ -44,9 +45,9 @@ class Learner(ABC):
     bonus: Bonus
     """Intrinsic reward."""
     generator: torch.Generator
-    """Draws actions and minibatches."""
+    """Draws actions and minibatches of training."""
 
-    def __init__(self, env: VectorEnv, config: Any, num_seeds: int) -> None:
+    def __init__(self, env: VectorEnv, config: Any, num_seeds: int, seed: int = 0) -> None:
         if not hasattr(env, "num_envs") or not hasattr(env, "device"):
             raise ValueError(f"{env!r} is not a batched environment: make one with recall_traces.envs.make")
         if num_seeds < 1 or env.num_envs % num_seeds:
@@ -56,6 +57,8 @@ class Learner(ABC):
         self.alive = [True] * num_seeds
         self.failures: dict[int, str] = {}
         self.env_steps = 0
+        self.asked_generator = seeded_generator(seed, "asked actions", self.device)
+        """Draws actions that are asked for from outside; apart, so that asking changes nothing in training."""
         self.span = (0, 0)
         """Environment steps at which the present or last call of `learn` began, and how many it asked for."""
         self.last_obs: Tensor | None = None
@@ -85,7 +88,7 @@ class Learner(ABC):
 
     @abstractmethod
     def act(self, obs: Tensor, greedy: bool, generator: torch.Generator | None = None) -> Tensor:
-        """Choose actions for raw observations `(S, B, *observation)`: the most likely, or drawn."""
+        """Choose actions for raw observations `(S, B, *observation)`: the most likely, or drawn, apart from training."""
 
     @abstractmethod
     def value(self, obs: Tensor) -> Tensor:
