@@ -109,7 +109,7 @@ def kept_bytes(
     configs: ArmConfigs,
     buffer_size: int,
 ) -> int:
-    """Bytes that an arm keeps of recorded steps with a learner that replays: the replay, its tree, memories of the past.
+    """Bytes that an arm keeps of recorded steps: the replay, its tree, memories of the past.
 
     Args:
         arm: A name in `ARMS`.
@@ -117,7 +117,7 @@ def kept_bytes(
         action_space: Of one environment.
         num_seeds: `S`.
         configs: Settings.
-        buffer_size: Steps of a seed that the learner replays from.
+        buffer_size: Steps of a seed that the learner replays from, or has in a rollout.
     """
     total = replay_bytes(observation_space, action_space, num_seeds, buffer_size)
     step = replay_bytes(observation_space, action_space, num_seeds, 1) + num_seeds * LABEL_BYTES

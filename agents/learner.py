@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -17,8 +18,8 @@ from recall_traces.agents.seams import Bonus, Imitation
 from recall_traces.data import Transitions
 from recall_traces.envs.interface import VectorEnv, is_restorable
 from recall_traces.fleet import FleetAdam
-from recall_traces.saving import load_tree, save_tree
-from recall_traces.seeding import restore_generator
+from recall_traces.saving import is_passing, load_tree, save_tree
+from recall_traces.seeding import restore_generator, seeded_generator
 from recall_traces.spaces import tensor_dtype, tensor_shape
 
 
@@ -29,6 +30,7 @@ class Learner(ABC):
         env: All copies of all seeds; row `s * N + n` belongs to seed `s`.
         config: Hyperparameters.
         num_seeds: `S`, runs in the fleet.
+        seed: Seeds the actions of `act` and `predict`.
 
     Raises:
         ValueError: the number of environments is not a multiple of the number of seeds.
@@ -43,9 +45,9 @@ class Learner(ABC):
     bonus: Bonus
     """Intrinsic reward."""
     generator: torch.Generator
-    """Draws actions and minibatches."""
+    """Draws actions and minibatches of training."""
 
-    def __init__(self, env: VectorEnv, config: Any, num_seeds: int) -> None:
+    def __init__(self, env: VectorEnv, config: Any, num_seeds: int, seed: int = 0) -> None:
         if not hasattr(env, "num_envs") or not hasattr(env, "device"):
             raise ValueError(f"{env!r} is not a batched environment: make one with recall_traces.envs.make")
         if num_seeds < 1 or env.num_envs % num_seeds:
@@ -55,6 +57,8 @@ class Learner(ABC):
         self.alive = [True] * num_seeds
         self.failures: dict[int, str] = {}
         self.env_steps = 0
+        self.asked_generator = seeded_generator(seed, "asked actions", self.device)
+        """Draws actions that are asked for from outside; apart, so that asking changes nothing in training."""
         self.span = (0, 0)
         """Environment steps at which the present or last call of `learn` began, and how many it asked for."""
         self.last_obs: Tensor | None = None
@@ -84,7 +88,7 @@ class Learner(ABC):
 
     @abstractmethod
     def act(self, obs: Tensor, greedy: bool, generator: torch.Generator | None = None) -> Tensor:
-        """Choose actions for raw observations `(S, B, *observation)`: the most likely, or drawn."""
+        """Choose actions for raw observations `(S, B, *observation)`: the most likely, or drawn, apart from training."""
 
     @abstractmethod
     def value(self, obs: Tensor) -> Tensor:
@@ -212,14 +216,10 @@ class Learner(ABC):
         Raises:
             ValueError: it is not such a file, or the environment's spaces or action bounds are not the ones it was trained on.
         """
-        try:
+        with cls._reading(path):
             tree, header = load_tree(path, env.device)
             config = cls.config_class(**header["config"] | {"net_arch": tuple(header["config"]["net_arch"])})
             num_seeds = header["num_seeds"]
-        except FileNotFoundError:
-            raise
-        except Exception as error:
-            raise ValueError(f"{path} is not a saved {cls.__name__}: {error}") from error
         # Every learner takes the environment, the configuration and the number of seeds like this.
         learner = cls(env, config, num_seeds=num_seeds, **kwargs)
         learner._take_over(path, tree, header)
@@ -231,16 +231,23 @@ class Learner(ABC):
         Raises:
             ValueError: it is not such a file, or it is of another number of seeds or of another environment.
         """
-        try:
+        with self._reading(path):
             tree, header = load_tree(path, self.device)
             num_seeds = header["num_seeds"]
-        except FileNotFoundError:
-            raise
-        except Exception as error:
-            raise ValueError(f"{path} is not a saved {type(self).__name__}: {error}") from error
         if num_seeds != self.num_seeds:
             raise ValueError(f"{path} has {num_seeds} seeds, not {self.num_seeds}")
         self._take_over(path, tree, header)
+
+    @classmethod
+    @contextlib.contextmanager
+    def _reading(cls, path: str | Path) -> Iterator[None]:
+        """Whatever a file that is something else brings about is a `ValueError`; a disk or memory that fails is not."""
+        try:
+            yield
+        except Exception as error:
+            if is_passing(error):
+                raise
+            raise ValueError(f"{path} is not a saved {cls.__name__}: {error}") from error
 
     def _take_over(self, path: str | Path, tree: Mapping[str, Any], header: Mapping[str, Any]) -> None:
         trained_on, found = header["spaces"], describe_spaces(self.env)

@@ -119,7 +119,7 @@ class PPO(Learner):
         num_seeds: int = 1,
         seed: int = 0,
     ) -> None:
-        super().__init__(env, config or PPOConfig(), num_seeds)
+        super().__init__(env, config or PPOConfig(), num_seeds, seed)
         self.recall: Imitation = recall or NoImitation()
         self.bonus: Bonus = bonus or NoBonus()
         observation_space = check_observation_space(env.observation_space)
@@ -320,9 +320,8 @@ class PPO(Learner):
 
     @torch.no_grad()
     def act(self, obs: Tensor, greedy: bool, generator: torch.Generator | None = None) -> Tensor:
-        """Choose actions for raw observations `(S, B, *observation)`: the most likely, or drawn."""
         distribution = self.policy(self.obs_normalizer(obs))
-        noise = None if greedy else self.policy.noise(tuple(obs.shape[:2]), generator or self.generator)
+        noise = None if greedy else self.policy.noise(tuple(obs.shape[:2]), generator or self.asked_generator)
         actions = distribution.mode() if noise is None else distribution.sample(noise)
         return self.bounded(actions)
 

@@ -126,7 +126,7 @@ class SAC(Learner):
         seed: int = 0,
         allocate: bool = True,
     ) -> None:
-        super().__init__(env, config or SACConfig(), num_seeds)
+        super().__init__(env, config or SACConfig(), num_seeds, seed)
         self.recall: Imitation = recall or NoImitation()
         self.bonus: Bonus = bonus or NoBonus()
         self.sampling: ReplaySampling = sampling or UniformSampling(num_seeds)
@@ -343,7 +343,7 @@ class SAC(Learner):
         policy = self.policy(self.obs_normalizer(obs))
         if greedy:
             return self.bounded(policy.mode())
-        return self.bounded(policy.sample(self.policy.noise(tuple(obs.shape[:2]), generator or self.generator)))
+        return self.bounded(policy.sample(self.policy.noise(tuple(obs.shape[:2]), generator or self.asked_generator)))
 
     def bounded(self, actions: Tensor) -> Tensor:
         """From [-1, 1] to the environment's bounds, and a number even where a broken environment gave NaN."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from recall_traces.saving import UNFINISHED, load_tree, save_tree
+from recall_traces.saving import UNFINISHED, is_passing, load_tree, save_tree
 
 FORMAT = 1
 KEPT = 2
@@ -79,10 +79,17 @@ class Checkpoints:
             unfinished.unlink(missing_ok=True)
 
     def read(self, device: torch.device | str) -> Iterator[Checkpoint]:
-        """Those that can be read, the newest first; of each other one is told why not. Loading runs no code from a file."""
+        """Those that can be read, the newest first; of each other one is told why not. Loading runs no code from a file.
+
+        Raises:
+            OSError: a file could not be read just now; it is still there.
+            MemoryError: likewise.
+        """
         for env_steps in self.steps():
             path = self.path(env_steps)
             try:
+                if not path.is_file():
+                    raise ValueError("it is not a file")
                 tree, header = load_tree(path, device)
                 if header["checkpoint"] != FORMAT or header["env_steps"] != env_steps:
                     raise ValueError("it is of another kind")
@@ -92,8 +99,17 @@ class Checkpoints:
             yield Checkpoint(path, env_steps, tree)
 
     def set_aside(self, path: Path, error: Exception) -> None:
-        """Tell that a file cannot be used, and give it another name, so that it does not count as one of the newest."""
-        self.say(f"{path} is not used: {' '.join(str(error).split()) or type(error).__name__}")
+        """Tell that a file cannot be used, and give it another name, so that it does not count as one of the newest.
+
+        Raises:
+            OSError: the error says nothing about the file, which is still there: a disk failed.
+            MemoryError: likewise, where memory was short.
+        """
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if is_passing(error):
+            kind = OSError if isinstance(error, OSError) else MemoryError
+            raise kind(f"{path} is kept, but could not be loaded now: {reason}") from error
+        self.say(f"{path} is not used: {reason}")
         if self.rename:
             with contextlib.suppress(OSError):
                 os.replace(path, path.with_name(path.name + UNREADABLE))

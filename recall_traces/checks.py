@@ -5,6 +5,7 @@ NumPy's numbers, such as a sweep draws, become Python's, which JSON can write.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -12,12 +13,17 @@ import numpy as np
 
 
 def plain(config: Any, name: str) -> Any:
-    """A field's value; a number of NumPy's is replaced by Python's, in the configuration too, frozen as it may be."""
-    value = getattr(config, name)
-    if isinstance(value, np.generic):
-        value = value.item()
-        object.__setattr__(config, name, value)
-    return value
+    """A field's value, after NumPy's have been replaced by Python's in all fields, so that none depends on being checked."""
+    for field in dataclasses.fields(config):
+        # Frozen as it may be.
+        object.__setattr__(config, field.name, _plain(getattr(config, field.name)))
+    return getattr(config, name)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    return tuple(map(_plain, value)) if isinstance(value, tuple | list) else value
 
 
 def check_whole(config: Any, *names: str, least: int = 1, of: str = "") -> None:
@@ -57,7 +63,6 @@ def check_share(config: Any, *names: str, of: str = "") -> None:
 def check_units(config: Any, *names: str, of: str = "") -> None:
     """Refuse hidden layers that are no whole numbers of at least 1."""
     for name in names:
-        units = tuple(n.item() if isinstance(n, np.generic) else n for n in getattr(config, name))
-        object.__setattr__(config, name, units)
+        units = plain(config, name)
         if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in units):
             raise ValueError(f"{of}{name} must hold positive numbers of units, not {units}")

@@ -40,7 +40,7 @@ def choose_metric(curves: Sequence[Curves], metric: str, threshold: float | None
     a return.
 
     Raises:
-        ValueError: there is no such metric, or the threshold is not finite.
+        ValueError: there is no such metric, or the threshold is not finite, or of success where the return takes its place.
     """
     if metric not in METRICS:
         raise ValueError(f"There is no metric {metric!r}; choose one of {', '.join(METRICS)}.")
@@ -49,7 +49,11 @@ def choose_metric(curves: Sequence[Curves], metric: str, threshold: float | None
     if metric.endswith("success") and not all(
         any(np.isfinite(values).any() for values in task.values[metric].values()) for task in curves
     ):
-        metric = metric.replace("success", "episode_return")
+        found = metric.replace("success", "episode_return")
+        if threshold is not None:  # which would mean something else there
+            reason = f"is for {metric}, which is not known for every task"
+            raise ValueError(f"The threshold {threshold:g} {reason}: leave it out, or choose {found} as the metric.")
+        metric = found
     return metric, SUCCESS_THRESHOLD if threshold is None and metric.endswith("success") else threshold
 
 
@@ -84,7 +88,7 @@ def compare_arms(
     Args:
         curves: of one task or several; several are pooled, each a stratum of the bootstrap.
         metric: a column of `curves.csv`; where some task knows no success, the return takes its place.
-        threshold: for steps to the threshold; `None` is 0.9 for success, and leaves them out for returns.
+        threshold: of that metric, for steps to the threshold; `None` is 0.9 for success, and leaves them out for returns.
         seed: of the bootstrap.
 
     Returns:
@@ -92,7 +96,7 @@ def compare_arms(
         `None` beside a flag that says so.
 
     Raises:
-        ValueError: there are no curves or no such metric.
+        ValueError: there are no curves or no such metric, or a threshold of success where the return takes its place.
     """
     tasks = [curves] if isinstance(curves, Curves) else list(curves)
     if not tasks:

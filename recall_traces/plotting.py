@@ -52,7 +52,7 @@ def plot_comparison(
         curves: of one task or several, or the files or folders to read them from.
         out: where the picture goes, a png, pdf or svg by its suffix; folders on the way are made.
         metric: a column of `curves.csv`; where some task knows no success, the return takes its place.
-        threshold: `None` is 0.9 for success and none for returns.
+        threshold: of that metric; `None` is 0.9 for success and none for returns.
         title: by default the names of the tasks, unless each has a row.
         seed: of the bootstrap.
         by_task: give each task a row of its own instead of pooling the seeds of all.
@@ -61,7 +61,8 @@ def plot_comparison(
         The path of the picture.
 
     Raises:
-        ValueError: there is nothing to draw, what was read is no table of curves, or the suffix is none of those.
+        ValueError: there is nothing to draw, what was read is no table of curves, the suffix is none of those, or the threshold
+            is one of success where the return takes its place.
     """
     out = Path(out)
     form = check_suffix(out)

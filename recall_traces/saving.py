@@ -91,6 +91,13 @@ def load_tree(path: str | Path, device: torch.device | str) -> tuple[dict[str, A
     return to_device(tree, device), header
 
 
+def is_passing(error: BaseException) -> bool:
+    """Whether memory or a disk failed, not what a file holds: the same file may be read another time."""
+    # torch's allocator of the CPU has no error of its own.
+    passing = isinstance(error, OSError | MemoryError | torch.cuda.OutOfMemoryError)
+    return passing or "can't allocate memory" in str(error)
+
+
 def to_device(tree: Mapping[str, Any], device: torch.device | str) -> dict[str, Any]:
     """The tree with its tensors on a device, but for those called `generator`: the state of one lies on the CPU always."""
     moved: dict[str, Any] = {}

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 import recall_traces.envs as envs
-from recall_traces.agents.arms import check_kept, make_learner
+from recall_traces.agents.arms import check_kept, kept_bytes, make_learner
 from recall_traces.agents.learner import Learner
-from recall_traces.agents.replay import available_bytes, in_words, replay_bytes
+from recall_traces.agents.replay import available_bytes, in_words
 from recall_traces.checkpoints import Checkpoint, Checkpoints
 from recall_traces.cli.board import quiet_threads
 from recall_traces.cli.errors import UsageError, describe, one_line
@@ -104,11 +104,11 @@ def check_size(options: Options, arm: str, one: Learner) -> None:
     Raises:
         ValueError: more than is free.
     """
-    steps = options.agent.n_steps * options.num_envs
-    steps += options.recall.memory_size if "recall" in arm or "own" in arm else 0
+    rollout = options.agent.n_steps * options.num_envs
     observations, actions = check_observation_space(one.env.observation_space), check_action_space(one.env.action_space)
     weights = sum(4 * optimizer.values.nbytes for optimizer in one.optimizers)  # with gradients and two moments
-    needed = options.seeds * (weights + replay_bytes(observations, actions, 1, steps))
+    needed = options.seeds * weights
+    needed += kept_bytes(arm, observations, actions, options.seeds, options.arm_configs, rollout)
     free = available_bytes(one.device)
     if needed > free:
         raise ValueError(
@@ -184,7 +184,7 @@ def run_arm(
             else:
                 try:
                     learner.load_training_state(checkpoint.tree["learner"])
-                    recorder.load_state(checkpoint.tree["recorder"], checkpoint.env_steps)
+                    recorder.load_state(checkpoint.tree["recorder"], learner)
                 except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
                     checkpoints.set_aside(checkpoint.path, error)
                     continue

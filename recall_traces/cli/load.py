@@ -86,6 +86,8 @@ def load_run(
 
     Raises:
         ValueError: it is not the folder of a run, there is no such arm, or nothing of it has been saved; in one sentence.
+        OSError: a checkpoint could not be read just now.
+        MemoryError: there is not enough memory for it.
     """
     run = RunFolder(folder).load()
     options = read_options(run.record)

@@ -225,8 +225,8 @@ def build(argv: Sequence[str], default: T, name: str, description: str) -> T | N
         raise UsageError(_unboxed(errors.getvalue(), option_table(default))) from None
 
 
-def parse_plain(argv: Sequence[str], default: T, name: str, description: str, example: str) -> T | None:
-    """Parse the command line of a subcommand whose options depend on nothing, and which takes one positional.
+def parse_plain(argv: Sequence[str], default: T, name: str, description: str, example: str, several: bool = False) -> T | None:
+    """Parse the command line of a subcommand whose options depend on nothing, and which takes a run.
 
     Args:
         argv: Words after the subcommand.
@@ -234,6 +234,7 @@ def parse_plain(argv: Sequence[str], default: T, name: str, description: str, ex
         name: Of the subcommand.
         description: Above the help.
         example: How to call it, for the message where the positional is missing.
+        several: Whether it takes several runs.
 
     Returns:
         The options; `None` if help was asked for and shown.
@@ -245,8 +246,9 @@ def parse_plain(argv: Sequence[str], default: T, name: str, description: str, ex
         return build(["--help"], default, name, description)
     found = scan(argv, option_table(default))
     if not found.positionals:
-        raise UsageError(f"{name} needs the folder of a run, such as: recall-traces {example}")
-    if len(found.positionals) > 1:
+        what = "at least one run" if several else "the folder of a run"
+        raise UsageError(f"{name} needs {what}, such as: recall-traces {example}")
+    if len(found.positionals) > 1 and not several:
         raise UsageError(f"unexpected argument {found.positionals[1]!r} after {found.positionals[0]!r}")
     return build(found.rest, default, name, description)
 

@@ -11,7 +11,7 @@ from tyro import MISSING
 from tyro.conf import Positional, arg
 
 from recall_traces.cli.errors import UsageError, one_line
-from recall_traces.cli.parsing import HELP, build, option_table, scan
+from recall_traces.cli.parsing import parse_plain
 from recall_traces.runs import PICTURE
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
     Raises:
         UsageError: a run is missing or holds no curves, none knows the metric, or the picture cannot be written.
     """
-    options = parse(argv)
+    options = parse_plain(argv, PlotOptions(runs=MISSING), "plot", DESCRIPTION, "plot runs/x", several=True)
     if options is None:
         return
     # After the command line was found good: scipy and matplotlib are slow.
@@ -61,9 +61,7 @@ def main(argv: Sequence[str]) -> None:
     from recall_traces.curves import read_curves
     from recall_traces.plotting import check_suffix, plot_comparison
 
-    single = options.runs[0] if len(options.runs) == 1 else None
-    folder = Path() if single is None else single if single.is_dir() else single.parent
-    out = options.out or folder / PICTURE
+    out = options.out or usual_folder(options.runs) / PICTURE
     try:
         check_suffix(out)
         curves = read_curves(*options.runs, prefix_clashes=True)
@@ -78,14 +76,10 @@ def main(argv: Sequence[str]) -> None:
     print(out)
 
 
-def parse(argv: Sequence[str]) -> PlotOptions | None:
-    """The options; `None` if help was asked for and shown."""
-    default = PlotOptions(runs=MISSING)
-    if any(word in HELP for word in argv):
-        return build(["--help"], default, "plot", DESCRIPTION)
-    if not scan(argv, option_table(default)).positionals:
-        raise UsageError("plot needs at least one run, such as: recall-traces plot runs/x")
-    return build(argv, default, "plot", DESCRIPTION)
+def usual_folder(runs: Sequence[Path]) -> Path:
+    """Where a file about runs goes unless it is said: into the folder of a single run, else here."""
+    single = runs[0] if len(runs) == 1 else None
+    return Path() if single is None else single if single.is_dir() else single.parent
 
 
 def usual_metric(curves: Sequence[Curves]) -> str:

@@ -25,6 +25,7 @@ from recall_traces.curves import METRICS
 from recall_traces.envs.interface import VectorEnv, is_restorable
 from recall_traces.recall import RecallTraces
 from recall_traces.runs import RunFolder
+from recall_traces.saving import is_passing, load_tree
 from recall_traces.seeding import restore_generator, seeded_generator
 
 PARTS = ("collect", "update", "recall")
@@ -145,8 +146,8 @@ class Recorder:
             "env": self.env.state_dict() if is_restorable(self.env) else {},
         }
 
-    def load_state(self, state: Mapping[str, Any], env_steps: int) -> None:
-        """Go on from what `state` gave after so many environment steps."""
+    def load_state(self, state: Mapping[str, Any], learner: Learner) -> None:
+        """Go on from what `state` gave, with a learner that has gone back to where it was then."""
         self.next_steps, self.began = int(state["next_steps"]), time.perf_counter() - float(state["elapsed"])
         self.seconds = {name: float(state["seconds"][name]) for name in self.seconds}
         episode_return, success = state["latest"]
@@ -156,7 +157,27 @@ class Recorder:
         restore_generator(self.generator, state["generator"])
         if is_restorable(self.env) and state["env"]:
             self.env.load_state_dict(state["env"])
-        self.purge_step = env_steps + 1
+        self.purge_step = learner.env_steps + 1
+        self.check_best(learner)
+
+    def check_best(self, learner: Learner) -> None:
+        """Part with the best policies on disk if an attempt saved them after the checkpoint: that evaluation never was."""
+        path = self.checkpoints.best
+        if self.best is not None and self.best.env_steps == learner.env_steps:
+            learner.save(path)
+            return
+        saved = None
+        if path.exists():
+            try:
+                saved = load_tree(path, "cpu")[1]["env_steps"]
+            except Exception as error:  # whatever lies there may be wrong in any way
+                if is_passing(error):
+                    raise
+        if self.best is None or saved != self.best.env_steps:
+            self.best = None
+            if path.exists():
+                path.unlink()
+                self.reporter.say(f"{self.arm}: the best policies on disk were of steps that are lost; they are chosen anew")
 
     def measure(self, learner: Learner, metrics: dict[str, Any]) -> None:
         """Evaluate, and append to every file."""

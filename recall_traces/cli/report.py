@@ -13,8 +13,8 @@ from tyro import MISSING
 from tyro.conf import Positional, arg
 
 from recall_traces.cli.errors import UsageError, one_line
-from recall_traces.cli.parsing import HELP, build, option_table, scan
-from recall_traces.cli.plot import Metric, usual_metric
+from recall_traces.cli.parsing import parse_plain
+from recall_traces.cli.plot import Metric, usual_folder, usual_metric
 from recall_traces.runs import RunFolder, as_json
 
 if TYPE_CHECKING:
@@ -56,16 +56,14 @@ def main(argv: Sequence[str]) -> None:
     Raises:
         UsageError: a run is missing or holds no curves, or the report cannot be written.
     """
-    options = parse(argv)
+    options = parse_plain(argv, ReportOptions(runs=MISSING), "report", DESCRIPTION, "report runs/x", several=True)
     if options is None:
         return
     # After the command line was found good: scipy, matplotlib and torch are slow.
     from recall_traces.curves import read_curves
     from recall_traces.report import Report, write_report
 
-    single = options.runs[0] if len(options.runs) == 1 else None
-    folder = Path() if single is None else single if single.is_dir() else single.parent
-    out = options.out or folder / REPORT
+    out = options.out or usual_folder(options.runs) / REPORT
     if out.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{out} is no name of a report; it must end in .html")
     try:
@@ -87,16 +85,6 @@ def main(argv: Sequence[str]) -> None:
     except OSError as error:
         raise UsageError(f"cannot write {out}: {error.strerror or one_line(error)}") from error
     print(out)
-
-
-def parse(argv: Sequence[str]) -> ReportOptions | None:
-    """The options; `None` if help was asked for and shown."""
-    default = ReportOptions(runs=MISSING)
-    if any(word in HELP for word in argv):
-        return build(["--help"], default, "report", DESCRIPTION)
-    if not scan(argv, option_table(default)).positionals:
-        raise UsageError("report needs at least one run, such as: recall-traces report runs/x")
-    return build(argv, default, "report", DESCRIPTION)
 
 
 def open_folders(paths: Sequence[Path], remarks: list[str]) -> Iterator[RunFolder]:
@@ -145,7 +133,7 @@ def draw_recalled(runs: Sequence[RunFolder], remarks: list[str]) -> list[Picture
                 scene, title, strip = gather(loaded, 0)
                 file = draw_traces(scene, Path(place) / "traces.png", title, strip)
                 pictures.append(Picture(title, file.read_bytes()))
-        except (ValueError, UsageError, MemoryError) as error:
+        except (ValueError, UsageError, MemoryError, OSError) as error:
             remarks.append(f"No picture of what {arm} recalls: {one_line(error)}.")
     if len(arms) > MOST_PICTURES:
         left = len(arms) - MOST_PICTURES

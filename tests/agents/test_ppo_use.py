@@ -58,6 +58,19 @@ def test_stable_baselines3_can_evaluate_a_fleet_of_one():
     assert -2000 < mean < 0
 
 
+def test_predicting_in_a_callback_changes_nothing_in_training():
+    drawn = []
+
+    def predict(learner, metrics):
+        drawn.append(learner.predict(np.zeros((4, 2), np.float32))[0])
+
+    config = PPOConfig(n_steps=8, batch_size=8, net_arch=(8,))
+    runs = [PPO(Drift([0, 1, 2, 3], True), config, num_seeds=2).learn(48, callback) for callback in (None, predict)]
+    for name, value in tensors(runs[0]).items():
+        assert torch.equal(value, tensors(runs[1])[name]), name
+    assert not np.array_equal(drawn[0], drawn[1])
+
+
 # Saving and loading ---------------------------------------------------------------------------------------------------------
 
 
@@ -145,6 +158,19 @@ def test_files_that_are_something_else_are_refused(tmp_path):
         save_file({"policy": torch.zeros(3)}, path, metadata=metadata)
         with pytest.raises(ValueError, match="is not a saved PPO"):
             PPO.load(path, Spaces())
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), torch.cuda.OutOfMemoryError("CUDA out of memory")])
+def test_a_machine_that_fails_in_reading_says_nothing_about_the_file(tmp_path, monkeypatch, error):
+    def fail(*arguments):
+        raise error
+
+    ppo = PPO(Spaces(), PPOConfig(net_arch=(4,)))
+    ppo.save(tmp_path / "file")
+    monkeypatch.setattr("recall_traces.agents.learner.load_tree", fail)
+    for load in (ppo.load_policy, lambda path: PPO.load(path, Spaces())):
+        with pytest.raises(type(error), match=r"Input/output error|^CUDA out of memory"):
+            load(tmp_path / "file")
 
 
 def test_saving_makes_folders_and_leaves_rights_to_the_umask(tmp_path):

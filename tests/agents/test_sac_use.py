@@ -92,6 +92,19 @@ def test_stable_baselines3_can_evaluate_a_fleet_of_one():
         assert -2000 < mean < 0
 
 
+def test_predicting_in_a_callback_changes_nothing_in_training():
+    drawn = []
+
+    def predict(learner, metrics):
+        drawn.append(learner.predict(np.zeros((4, 2), np.float32))[0])
+
+    config = SACConfig(net_arch=(8,), buffer_size=64, batch_size=8, learning_starts=4, n_steps=8)
+    runs = [SAC(Drift([0, 1, 2, 3], True), config, num_seeds=2).learn(48, callback) for callback in (None, predict)]
+    for name, value in tensors(runs[0]).items():
+        assert torch.equal(value, tensors(runs[1])[name]), name
+    assert not np.array_equal(drawn[0], drawn[1])
+
+
 # Saving and loading ---------------------------------------------------------------------------------------------------------
 
 

@@ -89,6 +89,32 @@ def test_a_spoilt_one_is_told_of_and_the_one_before_is_used(checkpoints, spoil, 
     assert checkpoints.steps() == [6, 5]
 
 
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(5, "Input/output error"), OSError),
+        (PermissionError(13, "Permission denied"), OSError),
+        (MemoryError(), MemoryError),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), MemoryError),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), MemoryError),
+    ],
+)
+@pytest.mark.parametrize("rename", [True, False])
+def test_a_machine_that_fails_in_reading_says_nothing_about_the_file(checkpoints, monkeypatch, error, kind, rename):
+    def fail(*arguments):
+        raise error
+
+    checkpoints.rename = rename
+    for steps in (5, 10):
+        checkpoints.write(steps, tree(steps))
+    with monkeypatch.context() as patch:
+        patch.setattr("recall_traces.checkpoints.load_tree", fail)
+        with pytest.raises(kind, match=r"10\.safetensors is kept, but could not be loaded now: "):
+            newest(checkpoints)
+    assert checkpoints.said == []
+    assert newest(checkpoints).env_steps == 10
+
+
 def test_a_disk_that_is_full_leaves_the_last_good_one(checkpoints):
     """The limit on the size of files fails in the middle of a file, as a full disk does."""
     checkpoints.write(5, tree(5))

@@ -124,9 +124,19 @@ def test_returns_take_the_place_of_an_unknown_success():
     assert (result["metric"], result["threshold"]) == ("episode_return", None)
     assert "success" in result["metric_note"]
     assert result["arms"]["a"]["steps_to_threshold"] is None
-    assert compare_arms(curves, threshold=200)["arms"]["a"]["steps_to_threshold"]["median"] == 20
+    assert compare_arms(curves, "episode_return", threshold=200)["arms"]["a"]["steps_to_threshold"]["median"] == 20
     greedy = make({"a": [[0, 1]]}, [0, 1], metric="greedy_episode_return")
     assert choose_metric([greedy], "greedy_success", None) == ("greedy_episode_return", None)
+
+
+def test_a_threshold_of_success_is_none_of_returns():
+    known, unknown = make({"a": [[0, 1]]}, [0, 1]), make({"a": [[0, 1]]}, [0, 1], metric="episode_return", task="other")
+    words = "The threshold 0.5 is for success, which is not known for every task: leave it out, or choose episode_return"
+    for tasks in ([unknown], [known, unknown]):
+        with pytest.raises(ValueError, match=words):
+            choose_metric(tasks, "success", 0.5)
+    assert choose_metric([known], "success", 0.5) == ("success", 0.5)
+    assert choose_metric([known, unknown], "success", None) == ("episode_return", None)
 
 
 def test_an_unknown_metric_is_named():

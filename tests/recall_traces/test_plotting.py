@@ -69,7 +69,8 @@ def test_an_arm_without_any_value_does_not_stop_the_picture(tmp_path):
 
 def test_returns_with_a_threshold(tmp_path):
     folder = write(tmp_path / "run", ["none", "recall"], success=False)
-    assert_drawn(plot_comparison(read_curves(folder), tmp_path / "curves.png", threshold=5), tmp_path / "curves.png")
+    out = tmp_path / "curves.png"
+    assert_drawn(plot_comparison(read_curves(folder), out, metric="episode_return", threshold=5), out)
 
 
 def test_several_tasks_and_runs(tmp_path):

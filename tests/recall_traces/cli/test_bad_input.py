@@ -1,11 +1,18 @@
 """Bad input on the command line is answered in one line, before anything is begun."""
 
+import re
+
+import gymnasium
 import pytest
 import torch
 from cli_helpers import TINY, call
 
+from recall_traces.agents.arms import kept_bytes
+from recall_traces.cli import experiment
+from recall_traces.cli.errors import UsageError
 from recall_traces.cli.options import CompareOptions
 from recall_traces.cli.parsing import _unboxed, option_table
+from recall_traces.cli.resolve import parse_run
 
 BAD_INPUT = [
     ("compair", ["'compair'", "compare"]),
@@ -117,6 +124,18 @@ def test_boxes_are_unpacked_whatever_they_are_drawn_with(box):
     table = option_table(CompareOptions())
     assert _unboxed(box, table) == "--recall.trace-length must be at least 1, not 0"
     assert _unboxed(box.replace("trace_length", "it"), table) == "--recall: it must be at least 1, not 0"
+
+
+@pytest.mark.parametrize("arm", ["sil", "sil+bonus", "recall", "own-traces"])
+def test_what_an_arm_remembers_has_to_fit_too(arm, monkeypatch):
+    words = ["FourRooms-7", "--quiet", "--sil.memory-size", "20000", "--recall.memory-size", "20000"]
+    options = parse_run(words, CompareOptions(), "compare", "", ("env_id",))
+    spaces = gymnasium.spaces.Discrete(49), gymnasium.spaces.Discrete(4)
+    remembered = kept_bytes(arm, *spaces, options.seeds, options.arm_configs, 0)
+    monkeypatch.setattr(experiment, "available_bytes", lambda device: remembered)  # so there is no room for anything besides
+    experiment.rehearse(options, "FourRooms-7", ["none"], "cpu")
+    with pytest.raises(UsageError, match=rf"do not fit: {re.escape(arm)} needs at least"):
+        experiment.rehearse(options, "FourRooms-7", ["none", arm], "cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -50,6 +50,12 @@ def assert_same_run(found, expected, arms):
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs if isinstance(theirs[name], torch.Tensor))
         assert record(found)["arms"][arm]["status"] == "finished"
         assert record(found)["arms"][arm]["best"] == record(expected)["arms"][arm]["best"]
+        assert best_on_disk(found, arm) == record(found)["arms"][arm]["best"]["env_steps"]
+
+
+def best_on_disk(run, arm):
+    """After how many environment steps the best policies were saved."""
+    return load_tree(run / "checkpoints" / arm / "best.safetensors", "cpu")[1]["env_steps"]
 
 
 @pytest.mark.parametrize("number", [1, 4, 6, 7, 10])
@@ -151,6 +157,30 @@ def test_an_environment_that_cannot_be_put_back_begins_other_episodes(place, cap
     out = capsys.readouterr().out
     assert "none: the environments cannot be put back, so new episodes begin there" in out
     assert [row["env_steps"] for row in rows(place / "run")] == ["0", "0", "1024", "1024", "2048", "2048"]
+
+
+@pytest.mark.parametrize(("last", "best"), [(1024, [0.0, 1024.0, 1024]), (1536, [0.0, -2048.0, 2048])])
+def test_the_best_policies_of_a_lost_attempt_are_parted_with(place, monkeypatch, last, best):
+    """Evaluations get better until the run is killed, and worse from the last checkpoint on, as other episodes may have it."""
+    keep, write, sign = recorder.Recorder.keep_best, recorder.Recorder.write, 1
+
+    def keep_best(self, learner):
+        self.latest = (float(sign * learner.env_steps), 0.0)
+        keep(self, learner)
+        if learner.env_steps == 2048 and sign > 0:
+            raise KeyboardInterrupt  # after the policies, before the checkpoint
+
+    monkeypatch.setattr(recorder.Recorder, "keep_best", keep_best)
+    with monkeypatch.context() as patch:
+        patch.setattr(recorder.Recorder, "write", lambda self, learner: learner.env_steps <= last and write(self, learner))
+        command = "train ppo gymnasium/CartPole-v1 --seeds 2 --steps 3072 --eval-every 1024 --eval-episodes 1"
+        assert call(f"{command} --agent.n-steps 64 {EVERY} --out run") == 130
+    assert best_on_disk(place / "run", "none") == 2048
+    sign = -1
+    assert call("resume run --quiet") == 0
+    found = record(place / "run")["arms"]["none"]["best"]
+    assert list(found.values()) == best
+    assert best_on_disk(place / "run", "none") == found["env_steps"]
 
 
 def test_what_is_kept_at_the_end(place):
@@ -315,6 +345,31 @@ def test_a_disk_that_is_full_for_a_while_loses_nothing(place, capsys, monkeypatc
     assert lines
     assert all("No space left on device" in line for line in lines)
     assert code == (0 if name == "synchronize" else 1)
+    assert call("resume run --quiet") == 0
+    assert_same_run(place / "run", place / "whole", ["none"])
+
+
+@pytest.mark.parametrize("where", ["recall_traces.checkpoints.load_tree", "recall_traces.agents.ppo.PPO.load_training_state"])
+def test_memory_that_is_short_for_a_while_loses_nothing(place, capsys, monkeypatch, where):
+    command = f"train ppo FourRooms-7 {TINY} {EVERY} --out"
+    assert call(f"{command} whole") == 0
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3)
+        assert call(f"{command} run") == 130
+    capsys.readouterr()
+
+    def short(*arguments):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    kept = sorted((place / "run/checkpoints/none").iterdir())
+    before = (place / "run/curves.csv").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(where, short)
+        assert call("resume run --quiet") == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "1536.safetensors is kept, but could not be loaded now: CUDA out of memory" in line
+    assert sorted((place / "run/checkpoints/none").iterdir()) == kept
+    assert (place / "run/curves.csv").read_bytes() == before
     assert call("resume run --quiet") == 0
     assert_same_run(place / "run", place / "whole", ["none"])
 
