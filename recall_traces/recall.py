@@ -234,7 +234,7 @@ class RecallTraces:
             generated=generated,
             generator=self.generator,
         )
-        self.selection = Selection(self.memory, self.generator)
+        self.selection = Selection(self.memory, self.cells.num_cells, self.generator)
         self.ways = Ways(
             self.observation_space,
             self.model,

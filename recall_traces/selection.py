@@ -21,11 +21,12 @@ class Selection:
 
     Args:
         memory: Where they are.
+        num_cells: How many places it tells apart.
         generator: Draws.
     """
 
-    def __init__(self, memory: Memory, generator: torch.Generator) -> None:
-        self.memory, self.generator = memory, generator
+    def __init__(self, memory: Memory, num_cells: int, generator: torch.Generator) -> None:
+        self.memory, self.num_cells, self.generator = memory, num_cells, generator
 
     def best(self, fraction: float) -> Tensor:
         """Which remembered steps belong to the best trajectories by return, about this fraction of them, bool `(S, N, C)`."""
@@ -84,7 +85,7 @@ class Selection:
         """
         memory, filled = self.memory, len(self.memory)
         cells, among = memory.next_cells[:, :, :filled].flatten(1), among[:, :, :filled].flatten(1)
-        counts = torch.zeros(len(cells), memory.cells.num_cells, device=cells.device).scatter_add_(1, cells, among.float())
+        counts = torch.zeros(len(cells), self.num_cells, device=cells.device).scatter_add_(1, cells, among.float())
         logits = gumbel(cells.shape, self.generator) - counts.clamp(min=1).log().gather(1, cells)
         if first is not None:
             logits = logits + BEFORE_ALL * first[:, :, :filled].flatten(1)
