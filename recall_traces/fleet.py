@@ -55,7 +55,8 @@ class NarrowProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return torch.baddbmm(bias.mT, weight.mT, x.mT).mT.contiguous()
+        # A copy, also where it is a view already: activations overwrite it.
+        return torch.baddbmm(bias.mT, weight.mT, x.mT).mT.clone(memory_format=torch.contiguous_format)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

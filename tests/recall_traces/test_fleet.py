@@ -153,4 +153,5 @@ def test_a_narrow_product_is_a_product_and_has_its_gradients(seeds: int, outputs
     product = NarrowProduct.apply(x, weight, bias)
     torch.testing.assert_close(product, torch.einsum("sbi,sio->sbo", x, weight) + bias)
     assert product.is_contiguous()
+    assert torch.equal(torch.relu_(NarrowProduct.apply(x, weight, bias)), product.relu())  # which activations do
     assert torch.autograd.gradcheck(NarrowProduct.apply, (x, weight, bias))

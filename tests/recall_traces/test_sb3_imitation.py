@@ -143,7 +143,7 @@ def test_long_imitation_of_one_action_leaves_a_squashed_gaussian_its_noise():
         _, log_std, _ = model.actor.get_action_dist_params(obs)
         loss = callback.actor.loss(obs, torch.full((len(obs), 1), 0.8))
     assert loss.median() < -1.0  # it has learnt the action
-    assert log_std.median() > math.log(0.06)  # without a bound it was 0.015, and falling
+    assert log_std.median() > math.log(0.03)  # 0.04 to 0.1, by the seed; without a bound it was 0.015, and falling
 
 
 def test_the_value_is_the_critics():

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 from cli_helpers import call
+from tyro import MISSING
 
 import recall_traces.cli as cli
 from recall_traces.cli import SUBCOMMANDS, compare, doctor, plot, report, train
 from recall_traces.cli.experiment import Outcome
+from recall_traces.cli.parsing import parse_plain
 
 README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
 MODULES = [import_module(f"recall_traces.cli.{module}") for module in SUBCOMMANDS.values()]
@@ -37,7 +39,8 @@ def test_the_example_is_accepted(example, monkeypatch, capsys):
     monkeypatch.setattr(compare, "summarize", lambda folder: {})
     monkeypatch.setattr(doctor, "examine", lambda: iter(()))
     if subcommand in ("plot", "report"):
-        assert {"plot": plot, "report": report}[subcommand].parse(words) is not None
+        options = {"plot": plot.PlotOptions, "report": report.ReportOptions}[subcommand]
+        assert parse_plain(words, options(runs=MISSING), subcommand, "", "", several=True) is not None
         return
     code = call(shlex.join([subcommand, *words]))
     error = capsys.readouterr().err
