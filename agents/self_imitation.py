@@ -45,8 +45,8 @@ class SelfImitation:
     """Remembers steps of finished episodes and draws those with R > V, weighted by R - V.
 
     Steps are drawn by a priority that was set when their episode ended or when they were last drawn, as in the paper; here
-    all draws between two updates see the priorities of the first. The weight is always by the critic of now, and so is what R
-    counts of the time after a time limit (ours). The paper's value loss is left to the learner's own.
+    all draws between two updates see the priorities of the first. The weight is always by the critic of now. The paper's value
+    loss is left to the learner's own.
 
     Args:
         observation_space: Of one environment.
@@ -125,15 +125,8 @@ class SelfImitation:
 
     def advantage(self, positions: Tensor, value: Value) -> Tensor:
         """(R - V)+ of steps `(S, B)`."""
-        memory = self.memory
-        last, left = memory.ends(positions)
-        both = torch.cat([memory.gather(memory.steps.obs, positions), memory.gather(memory.steps.next_obs, last)], 1)
-        values, rest = value(both).chunk(2, 1)
-        # Time that ran out is no end: where rewards are negative, what was cut off would seem to beat any critic.
-        ran_out = memory.gather(memory.steps.truncated, last) & ~memory.gather(memory.steps.terminated, last)
-        rest = torch.where(ran_out, memory.gamma ** left.float() * rest, 0.0)
-        returns = memory.gather(memory.returns, positions) + rest
-        return (returns - values).clamp(0.0, self.config.largest_advantage)
+        returns = self.memory.gather(self.memory.returns, positions)
+        return (returns - value(self.memory.gather(self.memory.steps.obs, positions))).clamp(0.0, self.config.largest_advantage)
 
     def set_priorities(self, positions: Tensor, priorities: Tensor) -> None:
         """Write priorities at positions `(S, B)`."""

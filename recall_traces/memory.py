@@ -218,12 +218,6 @@ class Memory:
         earlier = (slot[..., None] - back) % self.num_columns
         return column[..., None] * self.num_columns + earlier, (back <= age[..., None]) & (back <= kept[..., None])
 
-    def ends(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Of steps of closed episodes, `(S, B)`: positions of their episodes' last steps, and how many steps end with these."""
-        column, slot = positions // self.num_columns, positions % self.num_columns
-        left = self.gather(self.episode_lengths, positions) - self.gather(self.age, positions)
-        return column * self.num_columns + (slot + left - 1) % self.num_columns, left
-
     def break_off(self) -> None:
         """What comes next begins new episodes; those that are open stay so."""
         self.open_age = torch.zeros_like(self.open_age)

@@ -78,37 +78,6 @@ def test_steps_wait_for_the_end_of_their_episode(end):
     assert weights == pytest.approx({0: 0.625, 1: 1.0, 2: 0.5, 3: 1.0, 4: 1.0})
 
 
-def test_the_return_goes_on_by_the_critic_where_time_ran_out():
-    # Each step costs 1 for ever and is halved: V is -2 everywhere, exactly, and no step beats it, however near the limit it is.
-    imitation, right = sil(), worth(-2.0)
-    imitation.observe(rollout([[0, 1, 2]], [[-1.0, -1.0, -1.0]]))
-    imitation.observe(rollout([[3, 4, 5]], [[-1.0, -1.0, -1.0]], truncated=[(0, 1)]))
-    assert imitation.update(right)["sil/share_above_value"].tolist() == [0]
-    # State 5 was reached in state 4, the last before the limit. By a critic that hopes for 8 there, with two steps to go from
-    # state 3: -1 - 0.5 + 0.25 * 8 = 0.5, which beats its -0.25 by 0.75; the other steps do not beat it.
-    imitation, hopeful = sil(), worth(9.0, 9.0, 9.0, -0.25, 9.0, 8.0)
-    imitation.observe(rollout([[0, 1, 2]], [[-1.0, -1.0, -1.0]]))
-    imitation.observe(rollout([[3, 4, 6]], [[-1.0, -1.0, -1.0]], truncated=[(0, 1)]))
-    imitation.update(hopeful)
-    assert drawn(imitation, hopeful)[1] == pytest.approx({3: 0.75})
-
-
-def test_the_return_goes_on_over_the_edge_of_the_ring_and_not_after_a_true_end():
-    true_end = {2: 0.125, 3: 0.25}
-    for ends, expected in (
-        (["truncated"], {2: 0.625, 3: 1.0}),
-        (["terminated"], true_end),
-        (["terminated", "truncated"], true_end),
-    ):
-        imitation, value = sil(memory_size=4), worth(0.0, 0.0, 0.0, 0.0, 2.0)
-        imitation.observe(rollout([[0, 1, 2]], [[0.0, 0.0, 0.0]]))
-        # Four places: state 3 is in the last, and its episode goes on in the first.
-        imitation.observe(rollout([[3]], [[0.25]], **{end: [(0, 0)] for end in ends}))
-        imitation.update(value)
-        weights = drawn(imitation, value)[1]
-        assert {s: w for s, w in weights.items() if s >= 2} == pytest.approx(expected)
-
-
 def test_priorities_follow_the_critic_once_drawn():
     imitation, value = sil(), worth(0.0)
     imitation.observe(rollout([[0, 1, 2]], [[0.5, 0.5, 0.5]], terminated=[(0, 2)]))
