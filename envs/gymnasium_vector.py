@@ -12,6 +12,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recall_traces.envs.interface import check_choices
 from recall_traces.envs.registry import make
 
 _METADATA: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": ["rgb_array"], "render_fps": 10}
@@ -90,6 +91,7 @@ class GymnasiumVector(gymnasium.vector.VectorEnv[Any, Any, Any]):
         actions = np.asarray(actions)
         if actions.shape != self.action_space.shape:
             raise ValueError(f"actions have the shape {actions.shape}; it must be {self.action_space.shape}")
+        check_choices(self.single_action_space, actions)
         dtype = torch.float32 if isinstance(self.single_action_space, gymnasium.spaces.Box) else torch.int64
         step = self.batched_env.step(torch.tensor(actions, dtype=dtype, device=self.batched_env.device))
         terminated, truncated = _own(step.terminated), _own(step.truncated)

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeGuard
 
 import gymnasium
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -63,6 +65,18 @@ def check_actions(env: VectorEnv, actions: Tensor) -> None:
     expected = (env.num_envs, *(env.action_space.shape or ()))
     if actions.shape != expected:
         raise ValueError(f"actions must have the shape {expected}, not {tuple(actions.shape)}")
+
+
+def check_choices(space: gymnasium.Space[Any], actions: NDArray[Any]) -> None:
+    """Refuse numbers that are no actions of a `Discrete` space. Not asked in every step of a learner: on a GPU it would wait.
+
+    Raises:
+        ValueError: one is no whole number, or not one of the space.
+    """
+    if isinstance(space, gymnasium.spaces.Discrete):
+        fit = np.isin(actions, np.arange(space.start, space.start + space.n))
+        if not fit.all():
+            raise ValueError(f"{actions[~fit].flat[0]} is no action of {space}")
 
 
 class RestorableEnv(VectorEnv, Protocol):

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 from torch import Tensor
 
-from recall_traces.envs.interface import Step, VectorEnv
+from recall_traces.envs.interface import Step, VectorEnv, check_choices
 from recall_traces.envs.registry import make
 
 
@@ -98,12 +98,13 @@ class BatchedVecEnv(VecEnv):
         """Start a step of every copy; `actions` is `(num_envs,)` or `(num_envs, action)`.
 
         Raises:
-            ValueError: another shape, which a batched environment might broadcast without a word.
+            ValueError: another shape, which a batched environment might broadcast without a word, or no action of the space.
         """
         space, actions = self.action_space, np.asarray(actions)
         shape = (self.num_envs, *(space.shape or ()))
         if actions.shape != shape:
             raise ValueError(f"actions have the shape {actions.shape}; it must be {shape}")
+        check_choices(space, actions)
         dtype = torch.float32 if isinstance(space, gymnasium.spaces.Box) else torch.int64
         # A copy, since an environment may keep its actions and the caller may write to them.
         self._step: Step = self.batched_env.step(torch.tensor(actions, dtype=dtype, device=self.batched_env.device))

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recall_traces.envs.interface import check_choices
 from recall_traces.envs.registry import make
 
 _METADATA: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}
@@ -57,7 +58,9 @@ class SingleEnv(gymnasium.Env[Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Take one step; after the end of an episode call `reset`."""
-        step = self._env.step(torch.as_tensor(np.asarray(action)).unsqueeze(0))
+        action = np.asarray(action)
+        check_choices(self.action_space, action)
+        step = self._env.step(torch.as_tensor(action).unsqueeze(0))
         self._shown = step.final_obs[0]
         info = {name: _single(values[0]) if values.ndim > 1 else values.item() for name, values in step.info.items()}
         return _single(self._shown), float(step.rewards), bool(step.terminated), bool(step.truncated), info

@@ -40,7 +40,8 @@ def choose_metric(curves: Sequence[Curves], metric: str, threshold: float | None
     a return.
 
     Raises:
-        ValueError: there is no such metric, or the threshold is not finite, or of success where the return takes its place.
+        ValueError: there is no such metric, or the threshold is not finite, or no share of episodes where it is of success, or of
+            success where the return takes its place.
     """
     if metric not in METRICS:
         raise ValueError(f"There is no metric {metric!r}; choose one of {', '.join(METRICS)}.")
@@ -54,6 +55,8 @@ def choose_metric(curves: Sequence[Curves], metric: str, threshold: float | None
             reason = f"is for {metric}, which is not known for every task"
             raise ValueError(f"The threshold {threshold:g} {reason}: leave it out, or choose {found} as the metric.")
         metric = found
+    elif metric.endswith("success") and threshold is not None and not 0 < threshold <= 1:
+        raise ValueError(f"The threshold of {metric} is {threshold:g}; it must be above 0 and at most 1.")
     return metric, SUCCESS_THRESHOLD if threshold is None and metric.endswith("success") else threshold
 
 

@@ -36,7 +36,7 @@ class RunOptions:
     """What `train` and `compare` share."""
 
     steps: Annotated[int, arg(metavar="N")] = 150_000
-    """Environment steps of each seed; evaluation is not counted."""
+    """Environment steps of each seed, rounded up to whole rollouts (n_steps of every environment); evaluation is not counted."""
     seeds: Annotated[int, arg(metavar="N")] = 1
     """How many seeds, trained side by side."""
     seed: Annotated[int, arg(metavar="N")] = 0
@@ -145,7 +145,7 @@ class CompareOptions(RunOptions):
     seeds: Annotated[int, arg(metavar="N")] = 8
     """How many seeds of each arm, trained side by side."""
     steps: Annotated[int, arg(metavar="N")] = 40_000
-    """Environment steps of each seed; evaluation is not counted."""
+    """Environment steps of each seed, rounded up to whole rollouts (n_steps of every environment); evaluation is not counted."""
 
     def check(self) -> None:
         """Refuse what is out of range or unknown."""

@@ -42,7 +42,7 @@ class PlotOptions:
     metric: Metric | None = None
     """What to draw. By default success if every arm knows it, else episode_return."""
     threshold: Annotated[float | None, arg(metavar="X")] = None
-    """When a seed got there. By default 0.9 for success, and none for a return."""
+    """What a seed must reach in two evaluations in a row to have got there. By default 0.9 for success, and none for a return."""
     title: Annotated[str | None, arg(metavar="TEXT")] = None
     """Above the picture. By default the names of the environments."""
 

@@ -47,7 +47,7 @@ class ReportOptions:
     metric: Metric | None = None
     """What the statistics are about. By default success if every arm knows it, else episode_return."""
     threshold: Annotated[float | None, arg(metavar="X")] = None
-    """When a seed got there. By default 0.9 for success, and none for a return."""
+    """What a seed must reach in two evaluations in a row to have got there. By default 0.9 for success, and none for a return."""
 
 
 def main(argv: Sequence[str]) -> None:
