@@ -29,7 +29,7 @@ from recall_traces.events import Scalars
 from recall_traces.panels import COLOURS, CURVES_TITLE, STEPS_LABEL, STYLES, format_steps, metric_label
 from recall_traces.plotting import plot_comparison
 from recall_traces.statistics import interquartile_curve
-from recall_traces.wording import area_form, goal_text, step_text, steps_text, stopped_text, with_interval
+from recall_traces.wording import area_form, goal_text, step_text, steps_text, stopped_text, unequal_texts, with_interval
 
 LINE_WIDTH = 2.0
 MOST_POINTS = 300
@@ -291,7 +291,10 @@ def table(comparison: Mapping[str, Any], title: str) -> dict[str, Any]:
         "rows": rows,
         "pairs": pairs if goal is not None and len(arms) > 1 else [],
         "seeds": _seeds(comparison, form),
-        "notes": [text for arm, found in arms.items() if (text := stopped_text(arm, found))],
+        "notes": [
+            *unequal_texts(comparison),
+            *(text for arm, found in arms.items() if (text := stopped_text(arm, found))),
+        ],
     }
 
 

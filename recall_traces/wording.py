@@ -39,6 +39,23 @@ def with_interval(value: float | None, interval: Sequence[float] | None, form: s
     return f"{value:{form}}" if interval is None else f"{value:{form}} ({interval[0]:{form}}, {interval[1]:{form}})"
 
 
+def unequal_texts(comparison: Mapping[str, Any]) -> list[str]:
+    """What arms that were not trained alike are compared on: `comparison` is what `compare_arms` gives."""
+    arms, tasks, texts = comparison["arms"], comparison["tasks"], []
+    for arm, found in arms.items():
+        if len(found["tasks"]) < len(tasks):
+            texts.append(f"{arm} was trained on {len(found['tasks'])} of {len(tasks)} tasks; its numbers are of these alone")
+    for task in tasks:
+        spans = [found["tasks"].get(task, {}).get("env_steps") for found in arms.values()]
+        ends = sorted({span[1] for span in spans if span})
+        if len(ends) > 1:
+            texts.append(
+                f"{task}: arms ended between {ends[0]:,} and {ends[-1]:,} steps; probabilities compare two arms up to where the "
+                "shorter one ended, areas and steps are of each arm's whole run"
+            )
+    return texts
+
+
 def stopped_text(arm: str, found: Mapping[str, Any]) -> str | None:
     """That seeds of an arm stopped before the rest, if there are any; `found` is what `compare_arms` tells of the arm."""
     stopped = sum(len(task["incomplete_seeds"]) for task in found["tasks"].values())

@@ -160,3 +160,15 @@ def test_the_page_allows_its_own_script_and_nothing_else():
 def test_what_cannot_be_reported_is_refused(report, words):
     with pytest.raises(ValueError, match=words):
         render(report)
+
+
+def test_arms_that_were_not_trained_alike_are_named():
+    whole = curves()
+    assert table(compare_arms(whole), "Maze")["notes"] == []
+    whole.values["success"]["none"][:, 3:] = np.nan
+    assert table(compare_arms(whole), "Maze")["notes"] == [
+        "Maze: arms ended between 20 and 40 steps; probabilities compare two arms up to where the shorter one ended, areas and "
+        "steps are of each arm's whole run"
+    ]
+    notes = table(compare_arms([curves(), curves("none", "bonus", "Hall")]), "both")["notes"]
+    assert notes == [f"{arm} was trained on 1 of 2 tasks; its numbers are of these alone" for arm in ("recall", "bonus")]
