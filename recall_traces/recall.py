@@ -270,11 +270,17 @@ class RecallTraces:
             bonus: Not used: what is worth recalling is what the task itself pays.
 
         Raises:
-            ValueError: the rollout has other numbers of seeds or environments.
+            ValueError: the rollout has other numbers of seeds or environments, or is of other spaces.
         """
         expected, found = tuple(self.memory.open_age.shape), tuple(transitions.rewards.shape[1:])
         if found != expected:
             raise ValueError(f"observe needs (T, S, N) with (S, N) = {expected}, as RecallTraces was made for, not {found}")
+        steps = self.memory.steps
+        shapes = {"obs": (steps.obs, transitions.obs), "actions": (steps.actions, transitions.actions)}
+        for name, (made_for, given) in shapes.items():
+            if given.shape[3:] != made_for.shape[3:] or given.is_floating_point() != made_for.is_floating_point():
+                kind = f"{given.dtype}, {tuple(given.shape[3:])} each"
+                raise ValueError(f"{name} of another space than RecallTraces was made for: {kind}")
         batch = transitions.map(lambda x: x.transpose(0, 1).flatten(1, 2))
         self.cells.calibrate(batch.next_obs)
         self.states.observe(*self.memory.observe(transitions))

@@ -282,3 +282,26 @@ def test_what_is_missing_is_asked_for() -> None:
 def test_sampling_before_the_first_update_is_refused_in_words() -> None:
     with pytest.raises(ValueError, match="update"):
         make_recall().sample(4)
+
+
+@pytest.mark.parametrize("name", ["obs", "actions"])
+def test_steps_of_other_spaces_are_refused(name: str) -> None:
+    recall, rollout = make_recall(), walk(0, 1, 2)
+    for wrong in (getattr(rollout, name).float(), getattr(rollout, name)[..., None]):
+        changed = {name: wrong} | ({"next_obs": wrong} if name == "obs" else {})
+        with pytest.raises(ValueError, match=f"{name} of another space than RecallTraces was made for"):
+            recall.observe(dataclasses.replace(rollout, **changed))
+    recall.observe(rollout)
+
+
+def test_nothing_can_be_recalled_before_anything_was_observed_and_given_states_must_be_states() -> None:
+    with pytest.raises(ValueError, match="call observe before update"):
+        make_recall().update()
+    for given in (torch.tensor([3, 20]), torch.tensor([-1])):
+        with pytest.raises(ValueError, match=r"given states must lie in Discrete\(20\)"):
+            make_recall(source="given", given=given)
+    for wrong in (torch.nan, torch.inf, 3.0):
+        with pytest.raises(ValueError, match="given states must lie in Box"):
+            make_recall(space=spaces.Box(-2, 2, (2,)), source="given", given=torch.tensor([[0.0, wrong]]))
+    with pytest.raises(ValueError, match=r"novelty_floor, 0\.5, must be at most novelty_ceiling, 0\.1"):
+        make_recall(novelty_floor=0.5, novelty_ceiling=0.1)
