@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeGuard
 
 import gymnasium
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -74,7 +73,7 @@ def check_choices(space: gymnasium.Space[Any], actions: NDArray[Any]) -> None:
         ValueError: one is no whole number, or not one of the space.
     """
     if isinstance(space, gymnasium.spaces.Discrete):
-        fit = np.isin(actions, np.arange(space.start, space.start + space.n))
+        fit = (actions >= space.start) & (actions < space.start + space.n) & (actions % 1 == 0)
         if not fit.all():
             raise ValueError(f"{actions[~fit].flat[0]} is no action of {space}")
 

@@ -50,7 +50,7 @@ class FleetLinear(nn.Module):
 
 
 class NarrowProduct(torch.autograd.Function):
-    """`baddbmm(bias, x, weight)` for few outputs on a CPU, where BLAS is up to ten times as fast with all of it transposed."""
+    """`baddbmm(bias, x, weight)` for few outputs on a CPU, where BLAS is much faster with all of it transposed."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
