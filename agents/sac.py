@@ -254,27 +254,26 @@ class SAC(Learner):
             What to log, each `(S,)`; and how far the critics were off, `(S, B)`.
         """
         c, size = self.config, batch.rewards.shape[1]
-        # One pass of the actor for everything that it is asked: now, next, and on the traces.
-        seen = [batch.obs, batch.next_obs, *([] if traces is None else [self.obs_normalizer(traces.obs)])]
-        policy = self.policy(torch.cat(seen, 1))
-        now_and_next = SquashedGaussian(policy.mean[:, : 2 * size], policy.log_std[:, : 2 * size])
-        actions, log_probs = now_and_next.sample_with_log_prob(noise)
         ent_coef = self.ent_coef
-        metrics = {"ent_coef": ent_coef[:, 0], "entropy": -log_probs.detach()[:, :size].mean(1)}
-
         with torch.no_grad():
-            next_q = self.q(self.target_critics, batch.next_obs, actions[:, size:]).amin(0) - ent_coef * log_probs[:, size:]
+            next_actions, next_log_probs = self.policy(batch.next_obs).sample_with_log_prob(noise[:, size:])
+            next_q = self.q(self.target_critics, batch.next_obs, next_actions).amin(0) - ent_coef * next_log_probs
             target = batch.rewards + c.gamma * next_q * ~batch.terminated
         errors = self.q(self.critics, batch.obs, batch.actions) - target
         critic_loss = 0.5 * (batch.weights * errors.square()).mean(2)  # (2, S)
         backward(critic_loss.flatten(), self.critic_optimizer)
         self.critic_optimizer.step(c.learning_rate, self.alive * 2)
 
-        q = self.q(self.critics, batch.obs, actions[:, :size]).amin(0)
-        actor_loss = (ent_coef * log_probs[:, :size] - q).mean(1)
+        # One pass of the actor for the batch and the traces.
+        policy = self.policy(batch.obs if traces is None else torch.cat([batch.obs, self.obs_normalizer(traces.obs)], 1))
+        now = SquashedGaussian(policy.mean[:, :size], policy.log_std[:, :size])
+        actions, log_probs = now.sample_with_log_prob(noise[:, :size])
+        q = self.q(self.critics, batch.obs, actions).amin(0)
+        actor_loss = (ent_coef * log_probs - q).mean(1)
+        metrics = {"ent_coef": ent_coef[:, 0], "entropy": -log_probs.detach().mean(1)}
         metrics |= {"critic_loss": critic_loss.detach().sum(0), "actor_loss": actor_loss.detach()}
         if traces is not None:
-            on_traces = SquashedGaussian(policy.mean[:, 2 * size :], policy.log_std[:, 2 * size :])
+            on_traces = SquashedGaussian(policy.mean[:, size:], policy.log_std[:, size:])
             imitation_loss = self.imitation_loss(on_traces, traces)
             actor_loss = actor_loss + self.recall.imitation_coefficient * imitation_loss
             metrics["imitation_loss"] = imitation_loss.detach()
@@ -284,7 +283,7 @@ class SAC(Learner):
         if c.ent_coef is None:
             # The gradient of -log α (log π + target) by log α. Where traces are imitated, it is they that make the policy sure: a
             # temperature that rose in reply would only drown the reward, so it may fall but not rise.
-            gradient = -(log_probs.detach()[:, :size].mean(1, keepdim=True) + self.target_entropy)
+            gradient = -(log_probs.detach().mean(1, keepdim=True) + self.target_entropy)
             if traces is not None:
                 gradient = torch.where(traces.weights.any(1, keepdim=True), gradient.clamp(min=0), gradient)
             self.ent_coef_optimizer.grads = gradient
