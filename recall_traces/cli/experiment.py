@@ -28,6 +28,7 @@ from recall_traces.cli.provenance import changed_versions, describe_call
 from recall_traces.cli.recorder import Recorder
 from recall_traces.envs.interface import VectorEnv, is_restorable
 from recall_traces.panels import format_steps
+from recall_traces.recall import RecallTraces
 from recall_traces.runs import COMPARISON, ERROR, FAILED, FINISHED, INTERRUPTED, RunFolder
 from recall_traces.spaces import check_action_space, check_observation_space
 
@@ -204,6 +205,10 @@ def run_arm(
             # In this order, so that wherever it is cut off the next attempt finds what it needs to finish.
             written = recorder.write(learner, at_the_end=True)
             learner.save(folder.policy_path(arm))
+            if isinstance(learner.recall, RecallTraces) and not learner.recall.rarity.any():
+                rare = learner.recall.config.rare_reward
+                where = f"where more than {2 * rare:.0%} of the steps pay (--recall.rare-reward {rare})"
+                reporter.say(f"{arm}: nothing is imitated {where}")
             if written and not options.keep_checkpoints:
                 checkpoints.remove_before(learner.env_steps)
             best = None if recorder.best is None else recorder.best._asdict()

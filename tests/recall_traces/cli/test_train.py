@@ -81,3 +81,11 @@ def test_train_refuses_a_folder_with_results_unless_told_to(place, capsys):
     assert {row["arm"] for row in rows(place / "run")} == {"sil"}
     assert not (place / "run" / "none.safetensors").exists()
     assert (place / "run" / "notes.txt").exists()
+
+
+def test_it_is_said_that_nothing_is_imitated_where_rewards_are_not_rare(place, capsys):
+    call(f"compare CartPole-v1 --arms none recall {TINY} --out paid")
+    call(f"compare FourRooms-7 --arms none recall {TINY} --out rare")
+    said = "recall: nothing is imitated where more than 20% of the steps pay (--recall.rare-reward 0.1)"
+    assert capsys.readouterr().out.count(said) == 1
+    assert said in (place / "paid" / "log.txt").read_text()
