@@ -73,7 +73,8 @@ def read_curves(*paths: str | Path, prefix_clashes: bool = False) -> list[Curves
     A folder without `curves.csv` may hold logs of Stable-Baselines3, and a file may be one: see `sb3_logs`. Each is one seed
     of the arm that the folder is named after, `PPO_1` and `PPO_2` of `PPO`; seeds count from 0, past those already there. A
     log that does not tell its task is of the only task among the other paths, else of one called like the folder around it.
-    A folder that holds neither, such as the `tensorboard_log` of several runs, stands for those of its subfolders that do.
+    A folder that holds neither, such as the `tensorboard_log` of several runs, stands for those of its subfolders that do,
+    without runs that have no evaluation yet.
 
     Args:
         paths: files or folders.
@@ -117,12 +118,17 @@ def _find_all(path: Path) -> list[Path | tuple[Path, ...]]:
     def holds(folder: Path) -> bool:
         return (folder / "curves.csv").is_file() or bool(sb3_logs.find(folder))
 
+    def is_new(folder: Path) -> bool:
+        """Whether it is a run that has no evaluation yet: one whole line, the names of the columns."""
+        file = folder / "curves.csv"
+        return file.is_file() and file.read_bytes().count(b"\n") <= 1
+
     if path.is_dir() and not holds(path):
         # PPO_10 comes after PPO_9.
         folders = sorted((p for p in path.iterdir() if p.is_dir()), key=lambda p: (len(p.name), p.name))
-        found = [_find(folder) for folder in folders if holds(folder)]
+        found = [folder for folder in folders if holds(folder)]
         if found:
-            return found
+            return [_find(folder) for folder in found if not is_new(folder)] or [_find(found[0])]
     return [_find(path)]
 
 

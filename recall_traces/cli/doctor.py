@@ -46,7 +46,7 @@ class Package:
     """How to get it; by default `pip install NAME`."""
 
 
-GPU_EXTRA = "pip install 'recall-traces[gpu]'"
+GPU_EXTRA, ONNX_EXTRA = "pip install 'recall-traces[gpu]'", "pip install 'recall-traces[onnx]'"
 PACKAGES = (
     Package("torch", "torch", "everything that learns"),
     Package("numpy", "numpy", "arrays"),
@@ -60,6 +60,9 @@ PACKAGES = (
     Package("safetensors", "safetensors", "saved policies"),
     Package("tyro", "tyro", "options on the command line"),
     Package("rich", "rich", "progress and tables"),
+    Package("pygame", "pygame", "films and windows of Gymnasium's classic tasks"),
+    Package("onnx", "onnx", "policies exported to ONNX", ONNX_EXTRA),
+    Package("onnxscript", "onnxscript", "policies exported to ONNX", ONNX_EXTRA),
     Package("warp-lang", "warp", "MuJoCo Warp, which runs on it", GPU_EXTRA),
     Package("mujoco-warp", "mujoco_warp", "MuJoCo tasks batched on a GPU, --engine warp", GPU_EXTRA),
 )

@@ -98,6 +98,18 @@ def test_files_of_one_task_are_put_together_and_others_kept_apart(tmp_path):
     assert read_curves(tmp_path / "a", tmp_path / "a")[0].seeds == {"none": (0,)}
 
 
+def test_a_folder_of_runs_is_read_without_those_that_have_no_evaluation_yet(tmp_path):
+    for name, rows in (("a", ["x,0,0,1,1,1,1"]), ("b", []), ("c", ["y,0,0,1,1,1,1"])):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "curves.csv", rows)
+    assert [curves.arms for curves in read_curves(tmp_path)] == [("x",), ("y",)]
+    for name in "ac":
+        (tmp_path / name / "curves.csv").unlink()
+    for path in (tmp_path, tmp_path / "b"):
+        with pytest.raises(ValueError, match=r"curves\.csv holds no evaluation yet"):
+            read_curves(path)
+
+
 def test_a_task_column_wins(tmp_path):
     file = write(tmp_path / "curves.csv", ["x,none,0,0,1,0,1,0", "y,none,0,0,1,0,1,0"], header="task," + HEADER)
     assert [curves.task for curves in read_curves(file)] == ["x", "y"]
