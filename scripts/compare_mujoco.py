@@ -36,6 +36,8 @@ SEED = {"dense": 0, "sparse": 51}
 UNITS = (64, 64)
 SAC_STEPS = 50_000
 ROLLOUT = 2048
+SPARSE_SIZE = {"ppo": (500_000, 10 * ROLLOUT), "sac": (SAC_STEPS, 2500)}
+"""Steps, and steps between evaluations: of 10 episodes each, which are up to 1,000 steps long."""
 
 
 def against_sb3(task: str, agent: str) -> None:
@@ -58,10 +60,11 @@ def against_sb3(task: str, agent: str) -> None:
 def compare(task: str, agent: str, arm: str) -> None:
     """Train one arm, unless that is done."""
     out = FOLDER / f"{task}-{agent}" / arm
-    units = [str(size) for size in UNITS]
-    own = ["--steps", "500000"] if agent == "ppo" else ["--steps", str(SAC_STEPS), "--agent.net-arch", *units]
-    common = ["--agent", agent, "--arms", arm, "--seeds", str(SEEDS), "--seed", str(SEED["sparse"]), "--out", str(out), "--quiet"]
-    code = main(["compare", task, *common, *own])
+    steps, every = SPARSE_SIZE[agent]
+    size = ["--steps", str(steps), "--seeds", str(SEEDS), "--eval-every", str(every), "--eval-episodes", "10"]
+    units = ["--agent.net-arch", *map(str, UNITS)] if agent == "sac" else []
+    common = ["--agent", agent, "--arms", arm, "--seed", str(SEED["sparse"]), "--out", str(out), "--quiet"]
+    code = main(["compare", task, *common, *size, *units])
     assert not code, f"compare failed with exit code {code}"
 
 

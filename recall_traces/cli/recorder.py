@@ -29,6 +29,8 @@ from recall_traces.saving import is_passing, load_tree
 from recall_traces.seeding import restore_generator, seeded_generator
 
 PARTS = ("collect", "update", "recall")
+LONG = 10.0
+"""Seconds of evaluation that are worth a word, where training took less."""
 LEAST_PAUSE = 9.0
 """Between two checkpoints there is so many times the time that the last one took, or more."""
 
@@ -71,6 +73,8 @@ class Recorder:
         self.failures: dict[int, str] = {}
         """What became of seeds whose evaluation went wrong; their training may be fine."""
         self.purge_step: int | None = None
+        self.told = False
+        """That evaluation takes more time than training."""
 
     def __enter__(self) -> Recorder:
         # What an attempt wrote after its last checkpoint is hidden by the step from which this one writes.
@@ -191,6 +195,12 @@ class Recorder:
         self.seconds["evaluate"] += time.perf_counter() - began
         timing = (self.elapsed, self.steps_per_second(learner), *self.seconds.values())
         self.folder.add_timing((self.arm, learner.env_steps, *timing))
+        evaluation, total = self.seconds["evaluate"], sum(self.seconds.values())
+        if not self.told and learner.env_steps and evaluation > max(LONG, total - evaluation):
+            self.told = True
+            self.reporter.say(
+                f"{self.arm}: {evaluation / total:.0%} of the time goes into evaluation (--eval-every, --eval-episodes)"
+            )
         going = going_on(learner)
         means = {f"evaluation/{name}": _mean(getattr(found, name), going) for name in METRICS}
         self.latest = means["evaluation/episode_return"], means["evaluation/success"]

@@ -1,10 +1,13 @@
 """`recall-traces train`: the folder of a run, and that the same command gives the same."""
 
+import re
+
 import torch
 from cli_helpers import TINY, call, record, rows
 
 import recall_traces.envs as envs
 from recall_traces.agents.ppo import PPO
+from recall_traces.cli import recorder
 
 
 def test_train_writes_a_run_folder(place, capsys):
@@ -59,6 +62,16 @@ def test_how_often_one_evaluates_does_not_touch_training(place):
         call(f"train ppo FourRooms-7 --steps 2048 --eval-every {every} --eval-episodes 2 --out {every} --quiet")
     ends = [PPO.load(place / name / "none.safetensors", envs.make("FourRooms-7")) for name in ("512", "2048")]
     assert torch.equal(ends[0].policy_optimizer.values, ends[1].policy_optimizer.values)
+
+
+def test_it_is_said_once_that_evaluation_takes_longer_than_training(place, capsys, monkeypatch):
+    monkeypatch.setattr(recorder, "LONG", 0.0)
+    size = "--seeds 1 --num-envs 1 --agent.n-steps 16 --steps 64 --eval-every 16"
+    call(f"train ppo FourRooms-7 {size} --eval-episodes 200 --out much")
+    [said] = [line for line in capsys.readouterr().out.splitlines() if "goes into evaluation" in line]
+    assert re.fullmatch(r"none: [5-9]\d% of the time goes into evaluation \(--eval-every, --eval-episodes\)", said)
+    call(f"train ppo FourRooms-7 {TINY} --eval-episodes 1 --agent.n-epochs 200 --out little")
+    assert "goes into evaluation" not in capsys.readouterr().out
 
 
 def test_quiet_prints_the_folder_alone_and_the_default_is_a_new_one(place, capsys):
