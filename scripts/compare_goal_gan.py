@@ -19,7 +19,7 @@ from tables import table
 
 from recall_traces.cli import main
 from recall_traces.comparison import compare_arms
-from recall_traces.curves import read_curves
+from recall_traces.curves import Curves, read_curves
 from recall_traces.plotting import plot_comparison
 from recall_traces.statistics import mean_interval
 
@@ -44,7 +44,7 @@ def run(task: str, arm: str, iterations: int) -> None:
     assert not code, f"compare failed with exit code {code}"
 
 
-def join(task: str) -> None:
+def join(task: str) -> Curves:
     """Statistics, picture and table of all arms that have been trained on a task, and which share of the goals is reached."""
     [curves] = read_curves(*finished(task))
     comparison = compare_arms(curves)
@@ -55,6 +55,7 @@ def join(task: str) -> None:
         reached = curves.values["success"][arm][:, -1]
         low, high = mean_interval(reached, np.zeros(len(reached), np.int64)) or (np.nan, np.nan)
         print(f"{arm}: {reached.mean():.3f} ({low:.3f}, {high:.3f}) of the goals reached after {curves.env_steps[-1]:,} steps")
+    return curves
 
 
 def finished(task: str) -> list[pathlib.Path]:
@@ -75,5 +76,9 @@ if __name__ == "__main__":
             for arm in arguments.arms:
                 run(task, arm, arguments.iterations)
             print(task, "done", flush=True)
-    for task in filter(finished, arguments.tasks):
-        join(task)
+    joined = [join(task) for task in filter(finished, arguments.tasks)]
+    for pair in compare_arms(joined)["pairs"] if joined else ():
+        if pair["arm"] == "recall+goal-gan":
+            chance = pair["probability_of_improvement"]
+            low, high = chance["interval"]
+            print(f"all tasks: fewer steps than {pair['against']} with probability {chance['value']:.2f} ({low:.2f}, {high:.2f})")
