@@ -7,6 +7,7 @@ listed in `docs/architecture.md`.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -275,7 +276,9 @@ class PPO(Learner):
         metrics: dict[str, Tensor] = {}
         if self.recall.imitation_coefficient == 0:  # old momentum would move the weights nevertheless
             return metrics
-        for _ in range(self.recall.imitation_updates):
+        rows = self.config.n_steps * self.num_envs
+        gradient_steps = self.config.n_epochs * (rows // min(self.config.batch_size, rows))
+        for _ in range(math.ceil(self.recall.imitation_ratio * gradient_steps)):
             traces = self.recall.sample(self.recall.imitation_batch_size, self.value)
             valid = traces.mask.sum(1)
             log_probs = self.log_prob(traces.obs, traces.actions)

@@ -234,7 +234,7 @@ class SAC(Learner):
         """One gradient step of temperature, critics and actor, on one minibatch; returns what to log, each `(S,)`."""
         self.updates += 1
         batch, columns = self.draw()
-        imitates = self.recalls and self.recall.imitation_updates > 0 and self.recall.imitation_coefficient > 0
+        imitates = self.recalls and self.recall.imitation_ratio > 0 and self.recall.imitation_coefficient > 0
         traces = self.recall.sample(self.recall.imitation_batch_size, self.value) if imitates else None
         noise = self.policy.noise((self.num_seeds, 2 * self.config.batch_size), self.generator)
         learn = self.replayed if all(self.alive) else self.learn_from

@@ -20,8 +20,8 @@ Value = Callable[[Tensor], Tensor]
 class Imitation(Protocol):
     """Steps to imitate besides learning from reward: `RecallTraces`, self-imitation, or nothing."""
 
-    imitation_updates: int
-    """Minibatches to imitate per update of the learner."""
+    imitation_ratio: float
+    """Minibatches to imitate per gradient step of the learner."""
     imitation_batch_size: int
     """Steps of one seed in such a minibatch."""
     imitation_coefficient: float
@@ -79,7 +79,7 @@ class Bonus(Protocol):
 class NoImitation:
     """Nothing to imitate."""
 
-    imitation_updates = 0
+    imitation_ratio = 0.0
     imitation_batch_size = 0
     imitation_coefficient = 0.0
 

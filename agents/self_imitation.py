@@ -23,8 +23,8 @@ class SelfImitationConfig:
 
     imitation_coefficient: float = 1.0
     """Weight of the imitation loss."""
-    imitation_updates: int = 4
-    """Minibatches per update of the learner."""
+    imitation_ratio: float = 1.0
+    """Minibatches per gradient step of the learner. Our SAC takes one in each, unless it is 0."""
     imitation_batch_size: int = 512
     """Steps of one seed in such a minibatch."""
     priority_exponent: float = 0.6
@@ -36,8 +36,7 @@ class SelfImitationConfig:
 
     def __post_init__(self) -> None:
         check_whole(self, "imitation_batch_size", "memory_size")
-        check_whole(self, "imitation_updates", least=0)
-        check_not_negative(self, "imitation_coefficient", "priority_exponent")
+        check_not_negative(self, "imitation_ratio", "imitation_coefficient", "priority_exponent")
         check_positive(self, "largest_advantage")
 
 
@@ -72,7 +71,7 @@ class SelfImitation:
         device: torch.device | str = "cpu",
     ) -> None:
         self.config = c = config or SelfImitationConfig()
-        self.imitation_updates, self.imitation_coefficient = c.imitation_updates, c.imitation_coefficient
+        self.imitation_ratio, self.imitation_coefficient = c.imitation_ratio, c.imitation_coefficient
         self.imitation_batch_size = c.imitation_batch_size
         self.memory = Memory(observation_space, action_space, None, num_seeds, num_envs, c.memory_size, gamma, device)
         self.priorities = torch.zeros_like(self.memory.returns)

@@ -33,12 +33,10 @@ class RecallConfig:
 
     imitation_coefficient: float = 1.0
     """Weight of the imitation loss."""
-    imitation_updates: int = 4
-    """Minibatches of recalled steps to imitate per update of the learner."""
+    imitation_ratio: float = 1.0
+    """Minibatches of recalled steps to imitate per gradient step of the learner. Our SAC imitates one in each, unless it is 0."""
     imitation_batch_size: int = 256
     """Recalled steps of one seed in such a minibatch."""
-    imitation_ratio: float = 1.0
-    """The same for Stable-Baselines3's off-policy learners, by the callback: minibatches per gradient step. Not for our SAC."""
     imagined_share: float = 0.0
     """Share of an off-policy learner's critic batches that are recalled steps, with rewards that the model predicts."""
     rare_reward: float = 0.1
@@ -100,7 +98,7 @@ class RecallConfig:
             "search_length",
         )
         check_whole(self, *at_least_one, "update_every", "top_states", "cell_bins", "memory_size", "recent_episodes")
-        check_whole(self, "imitation_updates", "model_updates", "novelty_actions", least=0)
+        check_whole(self, "model_updates", "novelty_actions", least=0)
         check_not_negative(self, "imitation_coefficient", "imitation_ratio", "novelty_power")
         check_share(self, "novelty_floor", "novelty_ceiling", "top_fraction", "imagined_share")
         if self.novelty_floor > self.novelty_ceiling:
@@ -207,8 +205,7 @@ class RecallTraces:
             raise ValueError(f"given states must be rows of shape {shape}, at least one, not {tuple(given.shape)}")
         if given is not None and not (given.isfinite().all() and all(row in observation_space for row in given.cpu().numpy())):
             raise ValueError(f"given states must lie in {self.observation_space}, and not all of them do")
-        self.imitation_updates, self.imitation_coefficient = c.imitation_updates, c.imitation_coefficient
-        self.imitation_batch_size = c.imitation_batch_size
+        self.imitation_batch_size, self.imitation_coefficient = c.imitation_batch_size, c.imitation_coefficient
         self.generator = seeded_generator(seed, "recall", self.device)
         self.model = BacktrackingModel(
             self.observation_space, action_space, num_seeds, seed, self.device, c.model, c.imagined_share > 0
@@ -259,7 +256,7 @@ class RecallTraces:
         self.to_imagine: Pool | None = None
         self.updated = 0
         """`memory.time` at the last update."""
-        self.rarity = torch.ones(num_seeds, device=self.device)
+        self.weigh(torch.ones(num_seeds, device=self.device))
         """Weight of what is imitated, by how rare reward was at the last update, `(S,)`."""
 
     def observe(self, transitions: Transitions, bonus: Tensor | None = None) -> None:
@@ -310,7 +307,7 @@ class RecallTraces:
         length = traces.mask.sum((1, 2)) / targets.active.sum(1).clamp(min=1)
         novel = (targets.novel & targets.active).sum(1) / targets.active.sum(1).clamp(min=1)
         paid = (self.memory.steps.rewards[:, :, : len(self.memory)] > 0).float().mean((1, 2))
-        self.rarity = (2 - paid / self.config.rare_reward).clamp(0, 1)
+        self.weigh((2 - paid / self.config.rare_reward).clamp(0, 1))
         metrics |= {"recall/rarity": self.rarity}
         metrics |= {"recall/traces": targets.active.sum(1), "recall/trace_length": length, "recall/novelty_share": novel}
         return metrics | self.states.describe(targets)
@@ -414,6 +411,11 @@ class RecallTraces:
         mask = (targets.novel & targets.active).repeat_interleave(shape[2], 1).view(shape)
         return Traces(obs, actions, mask, mask.float())
 
+    def weigh(self, rarity: Tensor) -> None:
+        """Set the weight of imitation of each seed, `(S,)`; where no seed has any, learners need not sample at all."""
+        self.rarity = rarity
+        self.imitation_ratio = self.config.imitation_ratio if bool(rarity.any()) else 0.0
+
     def break_off(self) -> None:
         """All environments were put elsewhere: what comes next continues no episode."""
         self.memory.break_off()
@@ -438,7 +440,8 @@ class RecallTraces:
         for name in ("model", "cells", "memory", "states"):
             getattr(self, name).load_state_dict(state[name])
         restore_generator(self.generator, state["generator"])
-        self.rarity, self.updated = state["rarity"].clone(), int(state["updated"])
+        self.weigh(state["rarity"].clone())
+        self.updated = int(state["updated"])
         self.buffer = [Recalled(**state["buffer"][str(k)]) for k in range(len(state["buffer"]))]
         explorations = state.get("explorations", {})  # not in checkpoints of before they were made
         self.explorations = [Traces(**explorations[str(k)]) for k in range(len(explorations))]

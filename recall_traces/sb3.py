@@ -45,10 +45,10 @@ class RecallTracesCallback(BaseCallback):
     """Learn a backtracking model from what the model lives through, and let its policy imitate the traces it recalls.
 
     Between two training phases the steps of the last rollout are remembered, traces are recalled from states of high value,
-    and the policy takes some gradient steps that raise the probability of the recalled actions. On-policy algorithms imitate
-    `imitation_updates` minibatches per rollout, after they trained and before they collect, so the log-probabilities they
-    store belong to the policy that acted; where rollouts are shorter than `update_every` steps, once in so many steps.
-    Off-policy ones imitate `imitation_ratio` minibatches per gradient step of theirs.
+    and the policy takes some gradient steps that raise the probability of the recalled actions: `imitation_ratio` for each
+    gradient step of the algorithm's own. On-policy algorithms imitate after they trained and before they collect, so the
+    log-probabilities they store belong to the policy that acted. Model and traces are renewed after each rollout, but at most
+    once in `update_every` steps.
 
     With `VecNormalize`, raw observations and rewards are remembered, and observations are normalised by the statistics of the
     moment when they are used. A terminal observation reaches a callback already normalised and clipped: that is undone, but
@@ -126,8 +126,9 @@ class RecallTracesCallback(BaseCallback):
         if self._rollout_steps == 0:
             return
         with self._timed():
-            updated = self._update_if_due()
-            self._due += self._share(updated)
+            assert self.recall is not None
+            self._update_if_due()
+            self._due += self.recall.imitation_ratio * self._gradient_steps()
             self._imitate(int(self._due))
             self._due -= int(self._due)
         self._rollout_steps = 0
@@ -185,39 +186,39 @@ class RecallTracesCallback(BaseCallback):
 
     # -- learn ------------------------------------------------------------------------------------------------------
 
-    def _share(self, updated: bool) -> float:
-        """Minibatches to imitate for the training phase that has just ended."""
-        model = self.model
-        if not isinstance(model, OffPolicyAlgorithm):
-            return self.config.imitation_updates if updated else 0
-        if model.num_timesteps <= model.learning_starts:
-            return 0
-        taken = model.gradient_steps if model.gradient_steps >= 0 else self._rollout_steps * model.n_envs
-        return self.config.imitation_ratio * taken
+    def _gradient_steps(self) -> int:
+        """Of the training phase that has just ended; TRPO's are those of its critic, since its policy takes one."""
+        model: Any = self.model
+        if isinstance(model, OffPolicyAlgorithm):
+            if model.num_timesteps <= model.learning_starts:
+                return 0
+            return model.gradient_steps if model.gradient_steps >= 0 else self._rollout_steps * model.n_envs
+        rows = model.n_steps * model.n_envs
+        epochs = getattr(model, "n_epochs", getattr(model, "n_critic_updates", 1))
+        return epochs * math.ceil(rows / getattr(model, "batch_size", rows))
 
-    def _update_if_due(self) -> bool:
+    def _update_if_due(self) -> None:
         """Fit the backtracking model and recall traces, unless that was done a moment ago or training has not begun."""
         assert self.recall is not None
         model = self.model
         if model.num_timesteps < self._next_update:
-            return False
+            return
         if isinstance(model, OffPolicyAlgorithm) and model.num_timesteps <= model.learning_starts:
             if len(self._steps) > self.recall.memory.num_columns:
                 self._observe()  # more than is remembered need not wait for training
-            return False
+            return
         ready = max(0, len(self._steps) - 1) * model.n_envs
         if not self.recall.cells.calibrated and ready < min(self.config.update_every, CALIBRATION_STEPS):
-            return False
+            return
         self._observe()
         if self.recall.memory.time == 0:
-            return False
+            return
         self._next_update = model.num_timesteps + self.config.update_every
         with self._mode(training=False):
             metrics = self.recall.update(self._value)
         for name, value in metrics.items():
             if math.isfinite(float(value)):
                 self.logger.record(name, float(value))
-        return True
 
     def _imitate(self, minibatches: int) -> None:
         """Raise the probability of recalled actions, with the policy's own optimiser."""

@@ -121,7 +121,7 @@ def train_and_compare(agent: str, arm: str, task: str, device: str, quick: bool)
     if agent == "ppo":  # SAC's are of actions that each device draws for itself
         found["values"] = largest_difference(learner.value(obs), same.value(obs.cpu()))
     if isinstance(learner.recall, RecallTraces):
-        found["imitates"] = learner.recall.imitation_updates > 0
+        found["imitates"] = learner.recall.imitation_ratio > 0
     return found
 
 

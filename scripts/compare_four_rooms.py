@@ -28,14 +28,14 @@ LAYOUTS = range(31, 39)
 """Neither seed nor layouts were looked at before, in tuning or development."""
 SETTINGS: dict[str, list[str]] = {
     "none": [],
-    "recall": ["--recall.imitation-updates", "8", "--recall.recent-episodes", "20", "--recall.candidates", "1"],
-    "own-traces": ["--recall.imitation-updates", "8", "--recall.recent-episodes", "5", "--recall.candidates", "1"],
-    "sil+bonus": ["--sil.imitation-updates", "8", "--bonus.coefficient", "0.01"],
+    "recall": ["--recall.imitation-ratio", "1", "--recall.recent-episodes", "20", "--recall.candidates", "1"],
+    "own-traces": ["--recall.imitation-ratio", "1", "--recall.recent-episodes", "5", "--recall.candidates", "1"],
+    "sil+bonus": ["--sil.imitation-ratio", "1", "--bonus.coefficient", "0.01"],
     "bonus": ["--bonus.coefficient", "0.01"],
-    "sil": ["--sil.imitation-updates", "16", "--sil.imitation-coefficient", "0.3"],
-    "recall-return": ["--recall.imitation-updates", "16", "--recall.trace-length", "100", "--recall.candidates", "8"],
-    "recall+bonus": ["--recall.imitation-updates", "8", "--bonus.coefficient", "0.01", "--recall.candidates", "8"],
-    "recall-oracle": ["--recall.imitation-updates", "8", "--recall.recent-episodes", "20", "--recall.candidates", "32"],
+    "sil": ["--sil.imitation-ratio", "2", "--sil.imitation-coefficient", "0.3"],
+    "recall-return": ["--recall.imitation-ratio", "2", "--recall.trace-length", "100", "--recall.candidates", "8"],
+    "recall+bonus": ["--recall.imitation-ratio", "1", "--bonus.coefficient", "0.01", "--recall.candidates", "8"],
+    "recall-oracle": ["--recall.imitation-ratio", "1", "--recall.recent-episodes", "20", "--recall.candidates", "32"],
 }
 TASKS: dict[str, list[str]] = {
     "19": ["FourRooms-19", "--steps", "150000"],

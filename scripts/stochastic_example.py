@@ -44,8 +44,9 @@ if __name__ == "__main__":
     print("coefficient   share of 'safe'   range over 16 seeds")
     for coefficient in (0.0, 0.1, 0.3, 1.0, 3.0):
         env = Bandit()
+        # Half of the steps pay, and yet all is imitated: that is what is shown here.
         config = RecallConfig(
-            source="return", imitation_coefficient=coefficient, imitation_updates=4 if coefficient else 0, trace_length=1
+            source="return", imitation_coefficient=coefficient, imitation_ratio=0.5, trace_length=1, rare_reward=1.0
         )
         recall = RecallTraces(env.observation_space, env.action_space, config, num_seeds=SEEDS, num_envs=ENVS)
         ppo = PPO(env, PPOConfig(learning_rate=2e-3, n_steps=64, batch_size=256, n_epochs=4), recall=recall, num_seeds=SEEDS)

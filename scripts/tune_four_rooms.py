@@ -27,8 +27,8 @@ TASKS: dict[str, list[str]] = {
     "random": ["--env.random-start", "--env.random-goal"],
 }
 IMITATION = [
-    ["--recall.imitation-updates", str(u), "--recall.recent-episodes", str(episodes)]
-    for u, episodes in itertools.product((4, 8, 16), (5, 20))
+    ["--recall.imitation-ratio", str(r), "--recall.recent-episodes", str(episodes)]
+    for r, episodes in itertools.product((0.5, 1, 2), (5, 20))
 ]
 
 
@@ -42,28 +42,28 @@ SETTINGS: dict[str, list[list[str]]] = {
         for rate, ent in itertools.product((1e-3, 2e-3, 3e-3), (0.01, 0.03))
     ],
     "sil": [
-        ["--sil.imitation-updates", str(u), "--sil.imitation-coefficient", str(c)]
-        for u, c in itertools.product((4, 8, 16), (1.0, 3.0))
+        ["--sil.imitation-ratio", str(r), "--sil.imitation-coefficient", str(c)]
+        for r, c in itertools.product((0.5, 1, 2), (1.0, 3.0))
     ]
-    + [["--sil.imitation-updates", "16", "--sil.imitation-coefficient", str(c)] for c in (0.3, 0.5)],
+    + [["--sil.imitation-ratio", "2", "--sil.imitation-coefficient", str(c)] for c in (0.3, 0.5)],
     "bonus": [["--bonus.coefficient", str(c)] for c in (0.003, 0.01, 0.02, 0.03, 0.05, 0.1, 0.007, 0.015)],
     "sil+bonus": [
-        ["--sil.imitation-updates", str(u), "--bonus.coefficient", str(c)] for u, c in itertools.product((4, 8, 16), (0.01, 0.03))
+        ["--sil.imitation-ratio", str(r), "--bonus.coefficient", str(c)] for r, c in itertools.product((0.5, 1, 2), (0.01, 0.03))
     ]
-    + [["--sil.imitation-updates", "8", "--bonus.coefficient", str(c)] for c in (0.007, 0.015)],
-    "own-traces": IMITATION + choosing("--recall.imitation-updates", "8", "--recall.recent-episodes", "5"),
-    "recall": IMITATION + choosing("--recall.imitation-updates", "8", "--recall.recent-episodes", "20"),
+    + [["--sil.imitation-ratio", "1", "--bonus.coefficient", str(c)] for c in (0.007, 0.015)],
+    "own-traces": IMITATION + choosing("--recall.imitation-ratio", "1", "--recall.recent-episodes", "5"),
+    "recall": IMITATION + choosing("--recall.imitation-ratio", "1", "--recall.recent-episodes", "20"),
     "recall-return": [
-        ["--recall.imitation-updates", str(u), "--recall.trace-length", str(length)]
-        for u, length in itertools.product((4, 8, 16), (60, 100))
+        ["--recall.imitation-ratio", str(r), "--recall.trace-length", str(length)]
+        for r, length in itertools.product((0.5, 1, 2), (60, 100))
     ]
-    + choosing("--recall.imitation-updates", "16", "--recall.trace-length", "100"),
-    "recall-oracle": IMITATION + choosing("--recall.imitation-updates", "8", "--recall.recent-episodes", "20"),
+    + choosing("--recall.imitation-ratio", "2", "--recall.trace-length", "100"),
+    "recall-oracle": IMITATION + choosing("--recall.imitation-ratio", "1", "--recall.recent-episodes", "20"),
     "recall+bonus": [
-        ["--recall.imitation-updates", str(u), "--bonus.coefficient", str(c)]
-        for u, c in itertools.product((4, 8, 16), (0.01, 0.03))
+        ["--recall.imitation-ratio", str(r), "--bonus.coefficient", str(c)]
+        for r, c in itertools.product((0.5, 1, 2), (0.01, 0.03))
     ]
-    + choosing("--recall.imitation-updates", "8", "--bonus.coefficient", "0.01"),
+    + choosing("--recall.imitation-ratio", "1", "--bonus.coefficient", "0.01"),
 }
 
 

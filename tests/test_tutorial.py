@@ -93,7 +93,7 @@ def test_the_folder_holds_what_the_text_says(tutorial: Tutorial) -> None:
         assert (tutorial.folder / name).stat().st_size > 0
     assert json.loads((tutorial.folder / "runs" / "slips" / "config.json").read_text())["configuration"]["env"] == {"slip": 0.1}
     assert json.loads((tutorial.folder / "runs" / "corridor" / "config.json").read_text())["configuration"]["env"] == {
-        "length": 15
+        "length": 30
     }
 
 

@@ -53,7 +53,7 @@ def random_batch(num_seeds, rows, seed=0):
 class Given(NoImitation):
     """Imitation of steps that are given, `(S, K, ...)`, for some seeds; the last two are padding and weights grow."""
 
-    imitation_updates, imitation_coefficient = 1, 2.0
+    imitation_ratio, imitation_coefficient = 1.0, 2.0
 
     def __init__(self, obs, actions, seeds):
         self.imitation_batch_size = obs.shape[1]

@@ -16,7 +16,7 @@ from recall_traces.recall import RecallConfig, RecallTraces
 
 SMALL = ArmConfigs(
     recall=RecallConfig(imitation_batch_size=32, trace_length=10, traces_per_update=4, search_length=10, candidates=2),
-    sil=SelfImitationConfig(imitation_batch_size=32, imitation_updates=2),
+    sil=SelfImitationConfig(imitation_batch_size=32, imitation_ratio=2.0),
     bonus=BonusConfig(coefficient=0.02),
 )
 IMITATION = {"none": NoImitation, "bonus": NoImitation, "per": NoImitation, "sil": SelfImitation, "sil+bonus": SelfImitation}
@@ -86,7 +86,7 @@ def test_settings_reach_their_objects():
     env = make("FourRooms-7", num_envs=2)
     imitation, bonus, _ = make_seams("sil+bonus", env, 1, 0, SMALL)
     assert imitation.config == SMALL.sil
-    assert (imitation.imitation_updates, imitation.imitation_batch_size) == (2, 32)
+    assert (imitation.imitation_ratio, imitation.imitation_batch_size) == (2.0, 32)
     assert bonus.coefficient == 0.02
     assert isinstance(make_seams("bonus", make("CartPole-v1", num_envs=2), 1, 0, SMALL)[1], DistillationBonus)
 

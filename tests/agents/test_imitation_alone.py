@@ -17,7 +17,6 @@ def test_true_traces_into_the_goal_teach_the_way_without_any_reward() -> None:
         trace_length=20,
         search_length=20,
         traces_per_update=16,
-        imitation_updates=8,
         imitation_batch_size=128,
     )
     recall = RecallTraces(

@@ -15,7 +15,7 @@ from recall_traces.recall import RecallConfig
 class Given:
     """Imitation of steps that are given, for some seeds."""
 
-    imitation_updates, imitation_batch_size, imitation_coefficient = 3, 16, 2.0
+    imitation_ratio, imitation_batch_size, imitation_coefficient = 0.7, 16, 2.0
 
     def __init__(self, obs, actions, seeds):
         self.obs, self.actions = obs, actions
@@ -56,11 +56,22 @@ def test_imitation_where_only_some_seeds_have_traces():
     assert metrics["imitation_loss"][1] == 0
 
 
+@pytest.mark.parametrize(("ratio", "expected"), [(0.0, 0), (0.01, 1), (1.0, 12), (1.5, 18)])
+def test_there_are_as_many_minibatches_as_gradient_steps_times_the_ratio(ratio, expected):
+    given, count = Given(torch.zeros(1, 16, 3), torch.zeros(1, 16, 2), {0}), []
+    given.imitation_ratio = ratio
+    sample = given.sample
+    given.sample = lambda *arguments: (count.append(1), sample(*arguments))[1]
+    # 2 environments, rollouts of 50 rows: 3 epochs of 4 whole minibatches.
+    PPO(Spaces(num_envs=2), PPOConfig(n_steps=25, batch_size=12, n_epochs=3), recall=given).imitate(1e-3)
+    assert len(count) == expected
+
+
 def test_the_imitation_loss_is_the_weighted_mean_over_valid_steps():
     generator = torch.Generator().manual_seed(0)
     obs, actions = torch.randn(1, 16, 3, generator=generator), torch.randn(1, 16, 2, generator=generator)
     ppo = PPO(Spaces(), recall=Given(obs, actions, {0}))
-    ppo.recall.imitation_updates = 1
+    ppo.recall.imitation_ratio = 1e-9  # one minibatch
     with torch.no_grad():
         log_probs = ppo.log_prob(obs, actions)[0, :10]
     expected = -(log_probs * torch.arange(1, 11)).sum() / 10

@@ -43,7 +43,7 @@ def test_imagined_steps_take_the_last_places_where_they_are_known():
 class Imagines(NoImitation):
     """Has nothing to imitate, and made-up steps that pay 5 and end, for a share of the batch."""
 
-    imitation_updates, imitation_batch_size = 1, 1
+    imitation_ratio, imitation_batch_size = 1.0, 1
 
     def __init__(self, share):
         self.share = share
@@ -63,7 +63,7 @@ class Imagines(NoImitation):
         return made, torch.ones(2, count, dtype=torch.bool)
 
 
-@pytest.mark.parametrize("without", [{"imitation_coefficient": 0.0}, {"imitation_updates": 0}])
+@pytest.mark.parametrize("without", [{"imitation_coefficient": 0.0}, {"imitation_ratio": 0.0}])
 def test_without_imitation_steps_are_imagined_all_the_same(without):
     """And the temperature, which imitation keeps from rising, is free."""
     env = make("PointMaze-U", num_envs=4)

@@ -276,7 +276,7 @@ def test_the_sampling_hears_how_far_the_critics_were_off():
 class Watching(NoImitation):
     """Notes what it is told and asked; there is nothing to imitate in what it gives."""
 
-    imitation_updates, imitation_batch_size, imitation_coefficient = 1, 5, 1.0
+    imitation_ratio, imitation_batch_size, imitation_coefficient = 1.0, 5, 1.0
 
     def __init__(self):
         self.told, self.heard, self.asked, self.values = [], 0, [], []
@@ -320,7 +320,7 @@ def test_recall_hears_of_every_rollout_and_is_asked_once_per_gradient_step():
 def test_observations_are_normalised_by_all_that_was_seen():
     config = SACConfig(n_steps=9, learning_starts=100, buffer_size=100, net_arch=(4,), normalize_observations=True)
     watching = Watching()
-    watching.imitation_updates = 0
+    watching.imitation_ratio = 0.0
     sac = SAC(Drift([0, 1, 2, 3], True), config, recall=watching, num_seeds=2).learn(90)
     seen = torch.cat([transitions.obs.transpose(0, 1).flatten(1, 2) for transitions, _ in watching.told], 1)
     assert seen.shape == (2, 90, 2)

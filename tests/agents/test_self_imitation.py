@@ -151,7 +151,7 @@ def test_environments_of_a_seed_are_put_together():
 
 @pytest.mark.parametrize(
     "change",
-    [{"imitation_batch_size": 0}, {"memory_size": 0}, {"imitation_coefficient": -1.0}, {"imitation_updates": -1}],
+    [{"imitation_batch_size": 0}, {"memory_size": 0}, {"imitation_coefficient": -1.0}, {"imitation_ratio": -1.0}],
 )
 def test_numbers_out_of_range_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):

@@ -116,6 +116,10 @@ def test_imitation_fades_where_reward_is_not_rare() -> None:
         metrics = recall.update()
         sample = recall.sample(7)
         assert metrics["recall/rarity"].tolist() == pytest.approx([expected], abs=1e-5)
+        assert recall.imitation_ratio == (1.0 if expected > 1e-5 else 0.0)
+        other = make_recall(rare_reward=0.1)
+        other.load_state_dict(recall.state_dict())
+        assert other.imitation_ratio == recall.imitation_ratio
         assert sample.mask.all()
         torch.testing.assert_close(sample.weights, torch.full((1, 7), expected), atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="rare_reward must be above 0, not 0"):
@@ -236,7 +240,7 @@ def test_top_trajectories_alone_can_be_fitted() -> None:
         ("novelty_power", float("nan"), "finite, not nan"),
         ("trace_length", 1.5, "a whole number, not 1.5"),
         ("model_updates", 1.5, "a whole number"),
-        ("imitation_updates", -1, "at least 0"),
+        ("imitation_ratio", -1.0, "negative"),
         ("trace_length", 200_001, "at most memory_size, 200000, not 200001"),
         ("search_length", 200_001, "at most memory_size"),
         ("top_fraction", float("nan"), "in .0, 1."),

@@ -174,7 +174,7 @@ def test_the_algorithms_clipping_and_modes_hold():
 def test_the_coefficient_weighs_the_loss():
     grads = []
     for coefficient in (1.0, 0.25):
-        config = dataclasses.replace(SMALL, imitation_updates=0, imitation_coefficient=coefficient)
+        config = dataclasses.replace(SMALL, imitation_ratio=0.0, imitation_coefficient=coefficient)
         model = PPO("MlpPolicy", lines(2), seed=0, max_grad_norm=1e9, **ON, batch_size=16, **net())
         model.learn(64, callback=(callback := RecallTracesCallback(config, seed=0)))
         callback._imitate(1)
@@ -194,7 +194,7 @@ def test_the_coefficient_weighs_the_loss():
     ],
 )
 def test_off_policy_models_imitate_in_proportion_to_their_gradient_steps(options, expected):
-    config = RecallConfig(imitation_ratio=0.5, trace_length=10, search_length=10, update_every=40, model=SMALL.model)
+    config = dataclasses.replace(SMALL, imitation_ratio=0.5, update_every=40)
     callback, count = RecallTracesCallback(config), []
     model = SAC("MlpPolicy", lines(2), **OFF, **net(), **options)
     original = callback._imitate
@@ -203,6 +203,28 @@ def test_off_policy_models_imitate_in_proportion_to_their_gradient_steps(options
     # The last training phase has no rollout after it.
     last = max(1, options.get("gradient_steps", 1)) * options.get("train_freq", 1) / options.get("train_freq", 1)
     assert expected / 2 - 0.5 * last - 1.5 <= sum(count) <= expected / 2
+
+
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
+@pytest.mark.parametrize(
+    ("algorithm", "options", "expected"),
+    [
+        (PPO, {"n_steps": 16, "batch_size": 12, "n_epochs": 4}, 3 * 0.5 * 4 * 3),  # 32 rows: 3 minibatches, the last with 8
+        (A2C, {"n_steps": 8}, 7 * 0.5),
+        ("TRPO", {"n_steps": 16, "batch_size": 16, "n_critic_updates": 3}, 3 * 0.5 * 3 * 2),
+    ],
+)
+def test_on_policy_models_imitate_in_proportion_to_their_gradient_steps(algorithm, options, expected):
+    if isinstance(algorithm, str):
+        algorithm = getattr(pytest.importorskip("sb3_contrib"), algorithm)
+    callback, count = RecallTracesCallback(dataclasses.replace(SMALL, imitation_ratio=0.5)), []
+    original = callback._imitate
+    callback._imitate = lambda minibatches: (count.append(minibatches), original(minibatches))
+    model = algorithm("MlpPolicy", lines(2), **options, **net())
+    model.learn(128, callback=callback)  # of the last training no rollout comes after
+    assert sum(count) == int(expected)
+    taken = {PPO: 4, A2C: 1}.get(algorithm, 1) * (128 // (2 * options["n_steps"]))
+    assert model._n_updates == taken  # Stable-Baselines3 counts epochs
 
 
 def test_training_by_episodes():
