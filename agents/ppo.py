@@ -276,10 +276,11 @@ class PPO(Learner):
         metrics: dict[str, Tensor] = {}
         if self.recall.imitation_coefficient == 0:  # old momentum would move the weights nevertheless
             return metrics
-        rows = self.config.n_steps * self.num_envs
-        gradient_steps = self.config.n_epochs * (rows // min(self.config.batch_size, rows))
+        c, rows = self.config, self.config.n_steps * self.num_envs
+        batch_size = min(c.batch_size, rows)
+        gradient_steps = c.n_epochs * (rows // batch_size)
         for _ in range(math.ceil(self.recall.imitation_ratio * gradient_steps)):
-            traces = self.recall.sample(self.recall.imitation_batch_size, self.value)
+            traces = self.recall.sample(self.recall.imitation_batch_size or batch_size, self.value)
             valid = traces.mask.sum(1)
             log_probs = self.log_prob(traces.obs, traces.actions)
             loss = -(traces.weights * log_probs).sum(1) / valid.clamp(min=1)

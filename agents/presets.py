@@ -38,7 +38,8 @@ PRESETS = {
     # nearly so for all of them.
     "FourRooms-": Preset(
         ppo=PPOConfig(learning_rate=3e-3, n_steps=64, batch_size=256, n_epochs=4, ent_coef=0.03),
-        recall=RecallConfig(imitation_batch_size=512, buffer_updates=1, candidates=1, novelty_ceiling=0.8),
+        recall=RecallConfig(imitation_ratio=1.0, imitation_batch_size=512, buffer_updates=1, candidates=1, novelty_ceiling=0.8),
+        sil=SelfImitationConfig(imitation_ratio=1.0, imitation_batch_size=512),
         bonus=BonusConfig(coefficient=0.01),
     ),
     # By the tuning on other seeds in docs/tuning.md. A temperature of 1 drowns a single reward for many thousands of steps.

@@ -235,7 +235,8 @@ class SAC(Learner):
         self.updates += 1
         batch, columns = self.draw()
         imitates = self.recalls and self.recall.imitation_ratio > 0 and self.recall.imitation_coefficient > 0
-        traces = self.recall.sample(self.recall.imitation_batch_size, self.value) if imitates else None
+        rows = self.recall.imitation_batch_size or self.config.batch_size
+        traces = self.recall.sample(rows, self.value) if imitates else None
         noise = self.policy.noise((self.num_seeds, 2 * self.config.batch_size), self.generator)
         learn = self.replayed if all(self.alive) else self.learn_from
         metrics, errors = learn(batch, noise, traces)

@@ -22,8 +22,8 @@ class Imitation(Protocol):
 
     imitation_ratio: float
     """Minibatches to imitate per gradient step of the learner."""
-    imitation_batch_size: int
-    """Steps of one seed in such a minibatch."""
+    imitation_batch_size: int | None
+    """Steps of one seed in such a minibatch; None for as many as the learner's own have."""
     imitation_coefficient: float
     """Weight of the imitation loss."""
 
@@ -80,7 +80,7 @@ class NoImitation:
     """Nothing to imitate."""
 
     imitation_ratio = 0.0
-    imitation_batch_size = 0
+    imitation_batch_size: int | None = None
     imitation_coefficient = 0.0
 
     def observe(self, transitions: Transitions, bonus: Tensor | None = None) -> None:

@@ -23,10 +23,10 @@ class SelfImitationConfig:
 
     imitation_coefficient: float = 1.0
     """Weight of the imitation loss."""
-    imitation_ratio: float = 1.0
+    imitation_ratio: float = 0.5
     """Minibatches per gradient step of the learner. Our SAC takes one in each, unless it is 0."""
-    imitation_batch_size: int = 512
-    """Steps of one seed in such a minibatch."""
+    imitation_batch_size: int | None = None
+    """Steps of one seed in such a minibatch; None for as many as the learner's own minibatches have."""
     priority_exponent: float = 0.6
     """Steps are drawn in proportion to (R - V)+ to this power."""
     largest_advantage: float = 1.0
@@ -35,7 +35,9 @@ class SelfImitationConfig:
     """Steps of one seed that are remembered."""
 
     def __post_init__(self) -> None:
-        check_whole(self, "imitation_batch_size", "memory_size")
+        check_whole(self, "memory_size")
+        if self.imitation_batch_size is not None:
+            check_whole(self, "imitation_batch_size")
         check_not_negative(self, "imitation_ratio", "imitation_coefficient", "priority_exponent")
         check_positive(self, "largest_advantage")
 

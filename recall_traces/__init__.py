@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recall_traces.envs import register_with_gymnasium
+# Whoever starts Python in a clone finds this folder before what is installed; `agents` and `envs` lie beside it there.
+if not (Path(__file__).parent / "envs").is_dir():
+    __path__.append(str(Path(__file__).parents[1]))
+
+from recall_traces.envs import register_with_gymnasium  # noqa: E402
 
 if TYPE_CHECKING:
     from recall_traces.data import Traces, Transitions

@@ -33,10 +33,10 @@ class RecallConfig:
 
     imitation_coefficient: float = 1.0
     """Weight of the imitation loss."""
-    imitation_ratio: float = 1.0
+    imitation_ratio: float = 0.5
     """Minibatches of recalled steps to imitate per gradient step of the learner. Our SAC imitates one in each, unless it is 0."""
-    imitation_batch_size: int = 256
-    """Recalled steps of one seed in such a minibatch."""
+    imitation_batch_size: int | None = None
+    """Recalled steps of one seed in such a minibatch; None for as many as the learner's own minibatches have."""
     imagined_share: float = 0.0
     """Share of an off-policy learner's critic batches that are recalled steps, with rewards that the model predicts."""
     rare_reward: float = 0.1
@@ -90,7 +90,6 @@ class RecallConfig:
 
     def __post_init__(self) -> None:
         at_least_one = (
-            "imitation_batch_size",
             "trace_length",
             "traces_per_update",
             "buffer_updates",
@@ -99,6 +98,8 @@ class RecallConfig:
         )
         check_whole(self, *at_least_one, "update_every", "top_states", "cell_bins", "memory_size", "recent_episodes")
         check_whole(self, "model_updates", "novelty_actions", least=0)
+        if self.imitation_batch_size is not None:
+            check_whole(self, "imitation_batch_size")
         check_not_negative(self, "imitation_coefficient", "imitation_ratio", "novelty_power")
         check_share(self, "novelty_floor", "novelty_ceiling", "top_fraction", "imagined_share")
         if self.novelty_floor > self.novelty_ceiling:

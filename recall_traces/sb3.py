@@ -193,9 +193,13 @@ class RecallTracesCallback(BaseCallback):
             if model.num_timesteps <= model.learning_starts:
                 return 0
             return model.gradient_steps if model.gradient_steps >= 0 else self._rollout_steps * model.n_envs
-        rows = model.n_steps * model.n_envs
         epochs = getattr(model, "n_epochs", getattr(model, "n_critic_updates", 1))
-        return epochs * math.ceil(rows / getattr(model, "batch_size", rows))
+        return epochs * math.ceil(model.n_steps * model.n_envs / self._batch_size())
+
+    def _batch_size(self) -> int:
+        """Rows of the model's own minibatches; A2C's are whole rollouts."""
+        model: Any = self.model
+        return model.batch_size if hasattr(model, "batch_size") else model.n_steps * model.n_envs
 
     def _update_if_due(self) -> None:
         """Fit the backtracking model and recall traces, unless that was done a moment ago or training has not begun."""
@@ -226,9 +230,10 @@ class RecallTracesCallback(BaseCallback):
         c, actor = self.config, self.actor
         if c.imitation_coefficient == 0 or not self.recall.buffer:
             return
+        batch_size = c.imitation_batch_size or self._batch_size()
         with self._mode(training=True):
             for _ in range(minibatches):
-                traces = self.recall.sample(c.imitation_batch_size)
+                traces = self.recall.sample(batch_size)
                 if not bool(traces.weights.any()):
                     break
                 losses = actor.loss(self._as_seen(traces.obs[0]), traces.actions[0])

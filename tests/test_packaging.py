@@ -91,3 +91,16 @@ def test_no_module_has_two_names() -> None:
     ours = Counter(file for file in files if file.is_relative_to(ROOT) and not file.is_relative_to(ROOT / ".venv"))
     assert ROOT / "recall_traces" / "__init__.py" in ours
     assert [str(file) for file, count in ours.items() if count > 1] == []
+
+
+def test_a_clone_can_be_used_from_its_own_folder():
+    """There Python finds the folder `recall_traces` before what is installed, and `envs` and `agents` are not in it."""
+    code = """if True:
+        import sys
+        sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(finder).lower()]
+        sys.path = [".", *(path for path in sys.path if path)]
+        import recall_traces.envs, recall_traces.agents.ppo
+        print(recall_traces.envs.__file__)
+    """
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert Path(found.stdout.strip()) == ROOT / "envs" / "__init__.py"
