@@ -64,7 +64,7 @@ PRESETS = {
     "PointMass-": Preset(
         ppo=PPOConfig(learning_rate=1e-3, n_steps=256, batch_size=256, n_epochs=4),
         sac=SACConfig(gradient_steps=-1),
-        recall=RecallConfig(trace_length=40, candidates=4, search_length=60),
+        recall=RecallConfig(imitation_ratio=0.125, trace_length=40, candidates=4, search_length=60),
     ),
     # Every step pays there, so nothing is imitated (`RecallConfig.rare_reward`).
     "CartPole-v1": Preset(

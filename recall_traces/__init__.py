@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if not (Path(__file__).parent / "envs").is_dir():
     __path__.append(str(Path(__file__).parents[1]))
 
-from recall_traces.envs import register_with_gymnasium  # noqa: E402
+from recall_traces.envs import register_with_gymnasium
 
 if TYPE_CHECKING:
     from recall_traces.data import Traces, Transitions

@@ -188,7 +188,7 @@ class Lock:
 
 def test_it_opens_a_lock_that_chance_seldom_opens():
     config = PPOConfig(learning_rate=2e-3, n_steps=64, batch_size=128, n_epochs=2, net_arch=(32,))
-    sil_config = SelfImitationConfig(memory_size=10_000, imitation_batch_size=128)
+    sil_config = SelfImitationConfig(memory_size=10_000, imitation_ratio=1.0)
     chances, places = {}, torch.arange(8).expand(16, 8)
     for arm in ("none", "sil"):
         imitation = SelfImitation(Lock.observation_space, Lock.action_space, sil_config, num_seeds=16, num_envs=4)

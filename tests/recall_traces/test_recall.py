@@ -116,7 +116,7 @@ def test_imitation_fades_where_reward_is_not_rare() -> None:
         metrics = recall.update()
         sample = recall.sample(7)
         assert metrics["recall/rarity"].tolist() == pytest.approx([expected], abs=1e-5)
-        assert recall.imitation_ratio == (1.0 if expected > 1e-5 else 0.0)
+        assert recall.imitation_ratio == (RecallConfig().imitation_ratio if expected > 1e-5 else 0.0)
         other = make_recall(rare_reward=0.1)
         other.load_state_dict(recall.state_dict())
         assert other.imitation_ratio == recall.imitation_ratio

@@ -112,7 +112,9 @@ def noted_phases(callback):
 @pytest.mark.parametrize(("algorithm", "options"), [(A2C, {"n_steps": 5}), (SAC, OFF)])
 def test_what_was_loaded_imitates_when_the_saved_one_would_have(algorithm, options, tmp_path):
     model = algorithm("MlpPolicy", lines(2), seed=0, **options, **net())
-    model.learn(40, callback=(callback := RecallTracesCallback(dataclasses.replace(SMALL, update_every=35), seed=0)))
+    model.learn(
+        40, callback=(callback := RecallTracesCallback(dataclasses.replace(SMALL, update_every=35, imitation_ratio=1.0), seed=0))
+    )
     model.save(tmp_path / "model")
     callback.save(tmp_path / "callback")
     loaded = RecallTracesCallback().load(tmp_path / "callback")
