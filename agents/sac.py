@@ -23,7 +23,7 @@ from recall_traces.agents.networks import SquashedGaussian, SquashedPolicy
 from recall_traces.agents.replay import Replay, ReplaySampling, UniformSampling
 from recall_traces.agents.replayed import Replayed
 from recall_traces.agents.seams import Bonus, Imitation, NoBonus, NoImitation
-from recall_traces.checks import check_not_negative, check_positive, check_share, check_units, check_whole
+from recall_traces.checks import check_not_negative, check_positive, check_share, check_units, check_whole, number
 from recall_traces.data import Traces, Transitions
 from recall_traces.envs.interface import VectorEnv
 from recall_traces.fleet import ACTIVATIONS, FleetAdam, FleetMLP, backward, one_row_per_seed
@@ -77,7 +77,7 @@ class SACConfig:
         check_units(self, "net_arch")
         if self.ent_coef is not None:
             check_not_negative(self, "ent_coef")
-        if self.target_entropy is not None and not math.isfinite(self.target_entropy):
+        if self.target_entropy is not None and not math.isfinite(number(self, "target_entropy")):
             raise ValueError(f"target_entropy must be finite, not {self.target_entropy}")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {self.activation!r}")

@@ -26,6 +26,14 @@ def _plain(value: Any) -> Any:
     return tuple(map(_plain, value)) if isinstance(value, tuple | list) else value
 
 
+def number(config: Any, name: str, of: str = "") -> float:
+    """A field's value, refused if it is no number, such as a schedule or Stable-Baselines3's 'auto'."""
+    value = plain(config, name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{of}{name} must be a number, not {value!r}")
+    return value
+
+
 def check_whole(config: Any, *names: str, least: int = 1, of: str = "") -> None:
     """Refuse what is no whole number of at least `least`; `of` stands before the name of the field."""
     for name in names:
@@ -39,7 +47,7 @@ def check_whole(config: Any, *names: str, least: int = 1, of: str = "") -> None:
 def check_positive(config: Any, *names: str, of: str = "") -> None:
     """Refuse what is no finite number above 0."""
     for name in names:
-        value = plain(config, name)
+        value = number(config, name, of)
         if not (value > 0 and math.isfinite(value)):
             raise ValueError(f"{of}{name} must be positive{'' if math.isfinite(value) else ' and finite'}, not {value}")
 
@@ -47,7 +55,7 @@ def check_positive(config: Any, *names: str, of: str = "") -> None:
 def check_not_negative(config: Any, *names: str, of: str = "") -> None:
     """Refuse what is no finite number of at least 0."""
     for name in names:
-        value = plain(config, name)
+        value = number(config, name, of)
         if not (value >= 0 and math.isfinite(value)):
             raise ValueError(f"{of}{name} must not be negative{'' if math.isfinite(value) else ', and finite'}, not {value}")
 
@@ -55,7 +63,7 @@ def check_not_negative(config: Any, *names: str, of: str = "") -> None:
 def check_share(config: Any, *names: str, of: str = "") -> None:
     """Refuse what does not lie in [0, 1]."""
     for name in names:
-        value = plain(config, name)
+        value = number(config, name, of)
         if not 0 <= value <= 1:
             raise ValueError(f"{of}{name} must lie in [0, 1], not {value}")
 

@@ -38,7 +38,8 @@ class RecallConfig:
     imitation_batch_size: int | None = None
     """Recalled steps of one seed in such a minibatch; None for as many as the learner's own minibatches have."""
     imagined_share: float = 0.0
-    """Share of an off-policy learner's critic batches that are recalled steps, with rewards that the model predicts."""
+    """Share of an off-policy learner's critic batches that are recalled steps, with rewards that the model predicts; above 0 the
+    model is a network, since neighbours predict none, and ways are not searched."""
     rare_reward: float = 0.1
     """Reward counts as rare while at most this share of the remembered steps pay (have a positive reward); from twice the share
     on nothing is imitated, since there is enough to learn from. 1 imitates always."""

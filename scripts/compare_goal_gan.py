@@ -60,7 +60,12 @@ def join(task: str) -> Curves:
 
 def finished(task: str) -> list[pathlib.Path]:
     """Folders of the arms that have been trained to the end."""
-    return [folder for arm in ARMS if ((folder := FOLDER / task / arm) / "comparison.json").exists()]
+
+    def done(arm: str) -> bool:
+        record = FOLDER / task / arm / "config.json"
+        return record.exists() and json.loads(record.read_text())["arms"][arm]["status"] == "finished"
+
+    return [FOLDER / task / arm for arm in ARMS if done(arm)]
 
 
 if __name__ == "__main__":

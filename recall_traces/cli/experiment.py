@@ -205,16 +205,25 @@ def run_arm(
             # In this order, so that wherever it is cut off the next attempt finds what it needs to finish.
             written = recorder.write(learner, at_the_end=True)
             learner.save(folder.policy_path(arm))
-            if isinstance(learner.recall, RecallTraces) and not learner.recall.rarity.any():
-                rare = learner.recall.config.rare_reward
-                where = f"where more than {2 * rare:.0%} of the steps pay (--recall.rare-reward {rare})"
-                reporter.say(f"{arm}: nothing is imitated {where}")
+            if isinstance(learner.recall, RecallTraces) and (remark := remark_on(learner.recall)):
+                reporter.say(f"{arm}: {remark}")
             if written and not options.keep_checkpoints:
                 checkpoints.remove_before(learner.env_steps)
             best = None if recorder.best is None else recorder.best._asdict()
             folder.end_arm(arm, FINISHED, seconds=round(recorder.elapsed, 3), failures=failures, best=best)
             return failures
     raise AssertionError("an arm can always begin anew")
+
+
+def remark_on(recall: RecallTraces) -> str:
+    """What whoever wonders about the arm's curve should know of the rewards; empty if there is nothing."""
+    rewards = recall.memory.steps.rewards[:, :, : len(recall.memory)]
+    if not recall.rarity.any():
+        rare = recall.config.rare_reward
+        return f"nothing is imitated where more than {2 * rare:.0%} of the steps pay (--recall.rare-reward {rare})"
+    if not (rewards > 0).any() and (rewards < 0).float().mean() > 0.5:
+        return "no step paid and most cost something, so only ways to novel states were imitated, which can hold a learner back"
+    return ""
 
 
 def build(

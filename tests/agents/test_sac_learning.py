@@ -10,10 +10,12 @@ from gymnasium import spaces
 from ppo_helpers import BOX, Drift, Probe, Spaces, always, never, signs, zeros
 from sac_helpers import Columns, Given, random_batch
 
+from recall_traces.agents.arms import ArmConfigs, make_learner
 from recall_traces.agents.bonus import BonusConfig, VisitBonus
 from recall_traces.agents.sac import SAC, Batch, SACConfig
 from recall_traces.agents.seams import NoBonus, NoImitation
 from recall_traces.data import Transitions
+from recall_traces.recall import RecallConfig
 from recall_traces.squashing import MAX_LOG_PROB
 
 UNEQUAL = spaces.Box(np.array([-2, 0], np.float32), np.array([2, 5], np.float32))
@@ -315,6 +317,22 @@ def test_recall_hears_of_every_rollout_and_is_asked_once_per_gradient_step():
     assert "imitation_loss" not in logged[1]
     assert logged[2]["imitation_loss"].tolist() == [0.0, 0.0]
     assert logged[3]["recall/heard"].tolist() == [3.0, 3.0]
+
+
+def test_where_every_step_pays_recall_changes_nothing_bit_for_bit():
+    class Pays(Drift):
+        def step(self, actions):
+            return replace(super().step(actions), rewards=torch.ones(self.num_envs))
+
+    config = SACConfig(n_steps=8, batch_size=4, learning_starts=0, net_arch=(4,), buffer_size=100)
+    configs = ArmConfigs(recall=RecallConfig(trace_length=5, search_length=5))
+    ends = []
+    for arm in ("none", "recall"):
+        sac = make_learner("sac", arm, Pays([0, 1, 2, 3], True), config, configs, 2).learn(48)
+        ends.append((sac.policy_optimizer.values, sac.critic_optimizer.values))
+    assert bool(sac.recall.buffer[-1].mask.any())
+    assert torch.equal(ends[0][0], ends[1][0])
+    assert torch.equal(ends[0][1], ends[1][1])
 
 
 def test_observations_are_normalised_by_all_that_was_seen():

@@ -102,3 +102,9 @@ def test_it_is_said_that_nothing_is_imitated_where_rewards_are_not_rare(place, c
     said = "recall: nothing is imitated where more than 20% of the steps pay (--recall.rare-reward 0.1)"
     assert capsys.readouterr().out.count(said) == 1
     assert said in (place / "paid" / "log.txt").read_text()
+
+
+def test_it_is_said_that_only_novelty_is_imitated_where_every_step_costs_something(place, capsys):
+    call(f"train ppo Pendulum-v1 --arm recall {TINY} --out costs")
+    call(f"train ppo FourRooms-7 --arm recall {TINY} --out pays")
+    assert capsys.readouterr().out.count("recall: no step paid and most cost something, so only ways to novel states") == 1
