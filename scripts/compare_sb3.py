@@ -102,6 +102,7 @@ for variant, config in {
     "narrow": replace(FULL, model=NARROW),
     "support": replace(FULL, model=replace(NARROW, support=8192)),
     "exploring": replace(FULL, novelty_actions=4),
+    "half": RecallConfig(),
 }.items():
     TASKS[f"mountain-car-{variant}"] = replace(TASKS["mountain-car"], config=config)
 
