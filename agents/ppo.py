@@ -276,17 +276,20 @@ class PPO(Learner):
         metrics: dict[str, Tensor] = {}
         if self.recall.imitation_coefficient == 0:  # old momentum would move the weights nevertheless
             return metrics
-        c, rows = self.config, self.config.n_steps * self.num_envs
-        batch_size = min(c.batch_size, rows)
-        gradient_steps = c.n_epochs * (rows // batch_size)
-        for _ in range(math.ceil(self.recall.imitation_ratio * gradient_steps)):
-            traces = self.recall.sample(self.recall.imitation_batch_size or batch_size, self.value)
+        rows = self.config.n_steps * self.num_envs
+        batch_size = min(self.config.batch_size, rows)
+        count = math.ceil(self.recall.imitation_ratio * self.config.n_epochs * (rows // batch_size))
+        batch_size = self.recall.imitation_batch_size or batch_size
+        # All of them first: which seeds have something to imitate is asked once then, and a GPU is waited for once.
+        batches = [self.recall.sample(batch_size, self.value) for _ in range(count)]
+        some = torch.stack([traces.weights.sum(1) > 0 for traces in batches]).tolist() if batches else []
+        for traces, has_some in zip(batches, some, strict=True):
             valid = traces.mask.sum(1)
             log_probs = self.log_prob(traces.obs, traces.actions)
             loss = -(traces.weights * log_probs).sum(1) / valid.clamp(min=1)
             backward(self.recall.imitation_coefficient * loss, self.policy_optimizer)
             scale = clip_scale(self.config.max_grad_norm, self.policy_optimizer)
-            active = [a and b > 0 for a, b in zip(self.alive, traces.weights.sum(1).tolist(), strict=True)]
+            active = [a and b for a, b in zip(self.alive, has_some, strict=True)]
             self.policy_optimizer.step(learning_rate, active, scale)
             metrics = {"imitation_loss": loss.detach()}
         return metrics
