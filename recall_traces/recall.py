@@ -258,8 +258,9 @@ class RecallTraces:
         self.to_imagine: Pool | None = None
         self.updated = 0
         """`memory.time` at the last update."""
-        self.weigh(torch.ones(num_seeds, device=self.device))
+        self.rarity = torch.ones(num_seeds, device=self.device)
         """Weight of what is imitated, by how rare reward was at the last update, `(S,)`."""
+        self.imitation_ratio = c.imitation_ratio
 
     def observe(self, transitions: Transitions, bonus: Tensor | None = None) -> None:
         """Remember a rollout `(T, S, N, ...)`, in time order; column (s, n) goes on across calls.
@@ -303,14 +304,15 @@ class RecallTraces:
         targets = self.states.choose(self.config.traces_per_update, value)
         metrics = self.fit(targets) if self.config.traces_from == "model" else {}
         traces = self.recall(targets)
+        sure = traces.weights.amax((1, 2))
         self.updated = self.memory.time
         self.buffer = [*self.buffer, traces][-self.config.buffer_updates :]
-        self.explorations = [*self.explorations, self.explore(targets)][-self.config.buffer_updates :]
+        self.explorations = [*self.explorations, self.explore(targets, sure)][-self.config.buffer_updates :]
         length = traces.mask.sum((1, 2)) / targets.active.sum(1).clamp(min=1)
         novel = (targets.novel & targets.active).sum(1) / targets.active.sum(1).clamp(min=1)
         paid = (self.memory.steps.rewards[:, :, : len(self.memory)] > 0).float().mean((1, 2))
         self.weigh((2 - paid / self.config.rare_reward).clamp(0, 1))
-        metrics |= {"recall/rarity": self.rarity}
+        metrics |= {"recall/rarity": self.rarity, "recall/sureness": sure}
         metrics |= {"recall/traces": targets.active.sum(1), "recall/trace_length": length, "recall/novelty_share": novel}
         return metrics | self.states.describe(targets)
 
@@ -322,15 +324,16 @@ class RecallTraces:
             value: Not needed here; other things to imitate weigh steps by it.
 
         Returns:
-            Steps `(S, B, ...)`; mask and weights are 0 for a seed that has no traces, weights also where reward is not rare.
+            Steps `(S, B, ...)`; mask and weights are 0 for a seed that has no traces, weights also where reward is not rare or
+            no way was known.
         """
         if not self.buffer:
             raise ValueError("there are no traces to sample from yet: call update first")
         if self.to_imitate is None or self.to_imitate.of is not self.buffer:
             among = [*self.buffer, *self.explorations]
-            self.to_imitate = Pool(self.buffer, among, [traces.mask for traces in among], "obs", "actions")
-        mask, obs, actions = self.to_imitate.draw(batch_size, self.generator)
-        return Traces(obs, actions, mask, mask * self.rarity[:, None])
+            self.to_imitate = Pool(self.buffer, among, [traces.mask for traces in among], "obs", "actions", "weights")
+        mask, obs, actions, weights = self.to_imitate.draw(batch_size, self.generator)
+        return Traces(obs, actions, mask, mask * weights * self.rarity[:, None])
 
     def imagine(self, batch_size: int) -> tuple[Transitions, Tensor] | None:
         """Draw recalled steps for the critics of an off-policy learner (Lai et al. 2020).
@@ -387,16 +390,16 @@ class RecallTraces:
         return {f"recall/model_{name}": value for name, value in fitted.items()}
 
     def recall(self, targets: Targets) -> Recalled:
-        """Recall a way into each target, `(S, B, L, ...)`."""
-        obs, actions, mask = self.ways.into(targets, self.memory.time - self.updated)
+        """Recall a way into each target, `(S, B, L, ...)`, weighted by how sure it is that they lead there."""
+        obs, actions, mask, sure = self.ways.into(targets, self.memory.time - self.updated)
         next_obs = torch.cat([obs[:, :, 1:], targets.obs[:, :, None]], 2)
         position, held = self.memory.find(targets.stamps)
         terminated, known_end = torch.zeros_like(mask), torch.ones_like(mask)
         terminated[..., -1] = held & self.memory.gather(self.memory.steps.terminated, position)
         known_end[..., -1] = held
-        return Recalled(obs, actions, mask, mask.float(), next_obs, terminated, known_end)
+        return Recalled(obs, actions, mask, mask * sure[:, None, None], next_obs, terminated, known_end)
 
-    def explore(self, targets: Targets) -> Traces:
+    def explore(self, targets: Targets, sure: Tensor) -> Traces:
         """Random actions in the targets that were chosen for novelty, `(S, B, novelty_actions, ...)`.
 
         The way there is known, what lies beyond is not: a policy that is sure of the way is sure of what it does at its end, too,
@@ -411,12 +414,14 @@ class RecallTraces:
             actions = torch.randint(int(space.n), shape, generator=self.generator, device=self.device)
         obs = targets.obs.repeat_interleave(shape[2], 1).unflatten(1, shape[1:])
         mask = (targets.novel & targets.active).repeat_interleave(shape[2], 1).view(shape)
-        return Traces(obs, actions, mask, mask.float())
+        return Traces(obs, actions, mask, mask * sure[:, None, None])
 
     def weigh(self, rarity: Tensor) -> None:
-        """Set the weight of imitation of each seed, `(S,)`; where no seed has any, learners need not sample at all."""
+        """Set the weight of imitation of each seed, `(S,)`; where nothing has any, learners need not sample at all."""
         self.rarity = rarity
-        self.imitation_ratio = self.config.imitation_ratio if bool(rarity.any()) else 0.0
+        weights = [traces.weights.amax((1, 2)) for traces in self.buffer]
+        some = not weights or bool((rarity * torch.stack(weights)).any())
+        self.imitation_ratio = self.config.imitation_ratio if some else 0.0
 
     def break_off(self) -> None:
         """All environments were put elsewhere: what comes next continues no episode."""
@@ -442,9 +447,9 @@ class RecallTraces:
         for name in ("model", "cells", "memory", "states"):
             getattr(self, name).load_state_dict(state[name])
         restore_generator(self.generator, state["generator"])
-        self.weigh(state["rarity"].clone())
         self.updated = int(state["updated"])
         self.buffer = [Recalled(**state["buffer"][str(k)]) for k in range(len(state["buffer"]))]
         explorations = state.get("explorations", {})  # not in checkpoints of before they were made
         self.explorations = [Traces(**explorations[str(k)]) for k in range(len(explorations))]
+        self.weigh(state["rarity"].clone())
         self.unfitted = [Transitions(**state["unfitted"][str(k)]) for k in range(len(state["unfitted"]))]

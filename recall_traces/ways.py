@@ -18,6 +18,8 @@ from recall_traces.targets import ARRIVALS, HighValueStates, Targets
 
 SEARCHES = 16
 """States of a seed from which shortest ways are looked for at each update."""
+TOO_FEW = 0.25
+"""Where the model knows ways into at most this share of the targets, nothing is imitated; from twice the share on all is."""
 Predecessors = Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
 """Of states `(B, *observation)`: (obs, actions, prob, mask), each `(B, K, ...)`, the true backtracking model."""
 
@@ -74,15 +76,16 @@ class Ways:
             newest: Steps of each environment in which the agent has just been; 0 for all that are remembered.
 
         Returns:
-            obs, actions and mask `(S, B, L, ...)`, aligned at the end.
+            obs, actions and mask `(S, B, L, ...)`, aligned at the end; and how sure it is that ways lead there at all, `(S,)`.
         """
         if not self.searches:
-            return self.best_of_candidates(targets)
+            return *self.best_of_candidates(targets), torch.ones(len(targets.active), device=targets.obs.device)
         shortest, others = self.shortest(targets, newest), self.best_of_candidates(targets)
         # Where the model knows of no way from there, one that begins anywhere will do.
         found = shortest[2].any(2)
         pairs = zip(shortest, others, strict=True)
-        return tuple(torch.where(found.view(*found.shape, *[1] * (x.dim() - 2)), x, y) for x, y in pairs)
+        ways = (torch.where(found.view(*found.shape, *[1] * (x.dim() - 2)), x, y) for x, y in pairs)
+        return *ways, (found.sum(1) / targets.active.sum(1).clamp(min=1) / TOO_FEW - 1).clamp(0, 1)
 
     def best_of_candidates(self, targets: Targets) -> tuple[Tensor, ...]:
         """Of several ways into each target the one with the fewest steps from a start: obs, actions, mask, `(S, B, L, ...)`."""

@@ -188,7 +188,7 @@ def test_short_rollouts_and_small_memories_work(
         sample = recall.sample(10)
         assert sample.obs.shape[:2] == (2, 10)
         assert sample.obs.isfinite().all()
-        assert torch.equal(sample.weights, sample.mask.float())
+        assert ((sample.weights >= 0) & (sample.weights <= sample.mask)).all()
 
 
 @pytest.mark.parametrize("traces_from", ["model", "record"])

@@ -193,10 +193,10 @@ def test_only_neighbours_can_be_searched() -> None:
 # RecallTraces
 
 
-def make_recall(**options: Any) -> RecallTraces:
+def make_recall(*targets: tuple[float, float], **options: Any) -> RecallTraces:
     given = {"source": "given", "trace_length": 6, "traces_per_update": 3, "model": NEIGHBOURS, "search": "shortest"}
     config = RecallConfig(**(given | {"memory_size": 4000} | options))
-    return RecallTraces(PLANE, PUSH, config, num_envs=1, given=torch.tensor([[2.0, 0.0]]))
+    return RecallTraces(PLANE, PUSH, config, num_envs=1, given=torch.tensor(targets or [(2.0, 0.0)]))
 
 
 def episode(transitions: Transitions) -> Transitions:
@@ -267,6 +267,32 @@ def test_where_no_way_is_known_one_from_anywhere_is_sampled() -> None:
     recall.observe(episode(steps(elsewhere)))
     recall.update()
     assert ways(recall) == {((2, 1),)}  # no start leads here, so that loops are cut out, and of a cell the last step is kept
+
+
+def test_what_is_imitated_weighs_by_the_share_of_targets_with_a_known_way() -> None:
+    """Nothing where there is a way into none, half where there is one into three of eight, and all from a half on."""
+    elsewhere = [(9.5, 9.0), (10.0, 9.0), (10.5, 9.0), (11.0, 9.0), (11.5, 9.0)]
+    recall = make_recall(*[(2.0, 0.0)] * 3, *elsewhere, traces_per_update=800, buffer_updates=1)
+    recall.observe(episode(steps(way((9.0, 9.0), *elsewhere))))
+    recall.update()
+    assert (recall.sample(50).weights == 1).all()
+    recall.observe(episode(steps(AROUND)))
+    metrics = recall.update()
+    [traces] = recall.buffer
+    assert bool(traces.mask.any(2).all())  # from anywhere, where no way is known
+    known = float((traces.next_obs[:, :, -1] == torch.tensor([2.0, 0.0])).all(-1).float().mean())
+    assert known == pytest.approx(3 / 8, abs=0.06)
+    assert metrics["recall/sureness"].tolist() == pytest.approx([4 * known - 1])
+    assert recall.sample(50).weights.unique().tolist() == pytest.approx([4 * known - 1])
+    assert recall.imitation_ratio == recall.config.imitation_ratio
+    recall.observe(episode(steps(way((-9, -9), (-8, -9)))))  # no way leads from there
+    assert recall.update()["recall/sureness"].tolist() == [0]
+    assert bool(recall.sample(50).mask.all())
+    assert not recall.sample(50).weights.any()
+    assert recall.imitation_ratio == 0
+    resumed = make_recall(traces_per_update=800, buffer_updates=1)
+    resumed.load_state_dict(recall.state_dict())
+    assert resumed.imitation_ratio == 0
 
 
 def test_the_recorded_way_into_a_target_is_always_known() -> None:
