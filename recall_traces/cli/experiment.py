@@ -216,13 +216,15 @@ def run_arm(
 
 
 def remark_on(recall: RecallTraces) -> str:
-    """What whoever wonders about the arm's curve should know of the rewards; empty if there is nothing."""
+    """What whoever wonders about the arm's curve should know; empty if there is nothing."""
     rewards = recall.memory.steps.rewards[:, :, : len(recall.memory)]
     if not recall.rarity.any():
         rare = recall.config.rare_reward
         return f"nothing is imitated where more than {2 * rare:.0%} of the steps pay (--recall.rare-reward {rare})"
     if not (rewards > 0).any() and (rewards < 0).float().mean() > 0.5:
         return "no step paid and most cost something, so only ways to novel states were imitated, which can hold a learner back"
+    if recall.config.imitation_ratio and not recall.imitation_ratio:
+        return "the model knew ways into too few of the states to recall, so nothing was imitated at last (recall/sureness)"
     return ""
 
 

@@ -104,6 +104,13 @@ def test_it_is_said_that_nothing_is_imitated_where_rewards_are_not_rare(place, c
     assert said in (place / "paid" / "log.txt").read_text()
 
 
+def test_it_is_said_that_no_way_is_known(place, capsys):
+    """In 17 dimensions hardly a step begins near where another one of a few has arrived."""
+    call(f"train ppo SparseHalfCheetah-v5 --arm recall {TINY} --out far")
+    call(f"train ppo SparseHalfCheetah-v5 --arm recall {TINY} --out off --recall.imitation-ratio 0")
+    assert capsys.readouterr().out.count("recall: the model knew ways into too few of the states to recall") == 1
+
+
 def test_it_is_said_that_only_novelty_is_imitated_where_every_step_costs_something(place, capsys):
     call(f"train ppo Pendulum-v1 --arm recall {TINY} --out costs")
     call(f"train ppo FourRooms-7 --arm recall {TINY} --out pays")
