@@ -87,6 +87,12 @@ class HighValueStates:
         self.best_returns = torch.full(per_cell, -torch.inf, device=device)
         self.best_arrivals = torch.full(per_cell, -1, dtype=torch.int64, device=device)
         self.starts = torch.zeros(per_cell, dtype=torch.int64, device=device)
+        self.paid = torch.zeros(num_seeds, dtype=torch.bool, device=device)
+        """Whether any episode ever had a positive return, `(S,)`."""
+        self.timeouts = torch.zeros(num_seeds, device=device)
+        """Episodes that ran out of time, `(S,)`."""
+        self.timeout_return = torch.zeros(num_seeds, device=device)
+        """Sum of their returns, `(S,)`."""
         self.recent_return = torch.zeros(num_seeds, device=device)
         self.best_episode = torch.full((num_seeds,), -torch.inf, device=device)
         self.best_recent = torch.zeros(num_seeds, device=device)
@@ -108,8 +114,11 @@ class HighValueStates:
         self.starts.scatter_add_(1, self.cells(memory.gather(memory.steps.obs, written)), first.long())
 
         age, length = memory.gather(memory.age, positions), memory.gather(memory.episode_lengths, positions)
+        ended = just_closed & (age + 1 == length)
+        episode, success = self.score(ended, positions)
         enough_past = (age + 1) * 2 >= length.clamp(max=self.trace_length)
-        returns = torch.where(just_closed & enough_past, memory.gather(memory.returns, positions), -torch.inf)
+        returns = torch.where(success, episode, memory.gather(memory.returns, positions))
+        returns = torch.where(just_closed & enough_past, returns, -torch.inf)
         cells = memory.gather(memory.next_cells, positions)
         # What the ring has overwritten, or a better return outdoes, makes way.
         before = torch.where(memory.find(self.best_arrivals)[1], self.best_returns, -torch.inf)
@@ -118,14 +127,36 @@ class HighValueStates:
         is_best = (returns >= self.best_returns.gather(1, cells)) & returns.isfinite()
         self.best_arrivals.scatter_reduce_(1, cells, torch.where(is_best, memory.stamps(positions), -1), "amax")
 
-        ended = just_closed & (age + 1 == length)
-        episode = memory.gather(memory.episode_returns, positions)
         count = ended.sum(1)
         mean = torch.where(ended, episode, 0.0).sum(1) / count.clamp(min=1)
         self.recent_return.lerp_(mean, (count / self.recent_episodes).clamp(max=1.0))
         self.best_episode = torch.maximum(self.best_episode, torch.where(ended, episode, -torch.inf).amax(1))
         self.stalled = torch.where(self.recent_return > self.best_recent, 0.0, self.stalled + count)
         self.best_recent = torch.maximum(self.best_recent, self.recent_return)
+
+    def score(self, ended: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """What episodes that ended with the steps at positions `(S, K)` were worth, and which of these reached a goal unpaid.
+
+        Their return; but where no return was ever positive, because every step costs something until a goal ends the episode, by
+        how much it beats the mean of the episodes that ran out of time, if it ended by itself, and otherwise 0.
+        """
+        returns = self.memory.gather(self.memory.episode_returns, positions)
+        terminated = self.memory.gather(self.memory.steps.terminated, positions)
+        timed_out = ended & ~terminated
+        self.timeouts += timed_out.sum(1)
+        self.timeout_return += torch.where(timed_out, returns, 0.0).sum(1)
+        paid = self.paid | (ended & (returns > 0)).any(1)
+        changed = paid & ~self.paid
+        self.paid = paid
+        # What was measured against running out of time is no return.
+        self.best_returns.masked_fill_(changed[:, None], -torch.inf)
+        self.best_arrivals.masked_fill_(changed[:, None], -1)
+        self.best_episode.masked_fill_(changed, -torch.inf)
+        for values in (self.recent_return, self.best_recent, self.stalled):
+            values.masked_fill_(changed, 0.0)
+        better = returns - (self.timeout_return / self.timeouts)[:, None]  # nan before any ran out of time
+        success = ended & terminated & (better > 0) & ~paid[:, None]
+        return torch.where(paid[:, None], returns, torch.where(success, better, 0.0)), success
 
     def novelty_share(self) -> Tensor:
         """Share of novelty in `auto`, `(S,)`: 1 before any reward; then small while the policy gets better.
@@ -134,8 +165,8 @@ class HighValueStates:
         return has not been higher than ever. A policy that learns needs no novelty to be drawn away by; one that stalls
         does.
 
-        Only positive returns count as reward. Where doing nothing gives 0 and trying costs, the best return is that of
-        idling: not something to recall.
+        Only positive returns count as reward, or a goal that ended an episode before its time (`score`). Where doing nothing gives
+        0 and trying costs, the best return is that of idling: not something to recall.
         """
         lacking = 1 - self.recent_return / self.best_episode
         share = lacking * (self.stalled / self.recent_episodes).clamp(max=1.0)
@@ -259,7 +290,7 @@ class HighValueStates:
     def state_dict(self) -> dict[str, Tensor]:
         """All counts and stamps."""
         per_cell = ("visits", "arrivals", "best_returns", "best_arrivals", "starts")
-        per_seed = ("recent_return", "best_episode", "best_recent", "stalled")
+        per_seed = ("paid", "timeouts", "timeout_return", "recent_return", "best_episode", "best_recent", "stalled")
         return {name: getattr(self, name) for name in (*per_cell, *per_seed)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
