@@ -165,8 +165,8 @@ class HighValueStates:
         return has not been higher than ever. A policy that learns needs no novelty to be drawn away by; one that stalls
         does.
 
-        Only positive returns count as reward, or a goal that ended an episode before its time (`score`). Where doing nothing gives
-        0 and trying costs, the best return is that of idling: not something to recall.
+        Only positive returns count as reward, or a goal that ended an episode before its time (`score`). Where doing nothing
+        gives 0 and trying costs, the best return is that of idling: not something to recall.
         """
         lacking = 1 - self.recent_return / self.best_episode
         share = lacking * (self.stalled / self.recent_episodes).clamp(max=1.0)

@@ -345,6 +345,62 @@ def test_once_the_goal_is_reached_on_the_mountain_car_only_the_way_there_is_reca
     assert recalled <= on_the_way
 
 
+COST = -1.0
+
+
+def costly(*cells: int, end: str = "terminated") -> Transitions:
+    """A walk of which every step costs 1."""
+    return walk(*cells, rewards=[COST] * (len(cells) - 1), end=end)
+
+
+def recalled_for_return(states: HighValueStates) -> set[int]:
+    """Which states are."""
+    targets = states.choose(500, None)
+    return set(targets.obs[targets.active & ~targets.novel].tolist())
+
+
+@pytest.mark.parametrize("source", ["return", "auto"])
+def test_where_every_step_costs_a_goal_that_ends_the_episode_in_time_is_recalled(source: str) -> None:
+    """And not the end of an episode whose time ran out, though the return-to-go is as high there."""
+    states = make_states(source, top_states=2)
+    observe(states, costly(*range(21), end="truncated"))
+    assert recalled_for_return(states) == set()
+    for goal, others in ((25, set()), (27, {25}), (29, {25})):  # after 6, 8 and 7 steps: of three goals the best two are kept
+        observe(states, costly(*range(goal - 10, goal - (10 - {25: 6, 27: 8, 29: 7}[goal])), goal))
+        assert recalled_for_return(states) == {goal} | others
+    assert states.best_returns.topk(3).values.tolist() == [[20 - 6, 20 - 7, 20 - 8]]
+
+
+def test_an_end_that_costs_more_than_time_is_no_goal() -> None:
+    """A fall ends the episode, too: with less than the mean of those that go on; and before one did, nothing can be said."""
+    states = make_states("auto")
+    observe(states, costly(0, 1, 2, 3))
+    assert recalled_for_return(states) == set()
+    observe(states, costly(*range(11), end="truncated"))
+    observe(states, costly(*range(3), end="truncated"))
+    observe(states, walk(10, 11, 12, rewards=[COST, -5.5]))  # the mean is -6
+    assert recalled_for_return(states) == set()
+    assert states.novelty_share().tolist() == [1.0]
+    observe(states, walk(10, 11, 13, rewards=[COST, -4.5]))
+    assert recalled_for_return(states) == {13}
+    assert float(states.novelty_share()) < 1
+
+
+def test_the_first_positive_return_makes_goals_that_were_only_in_time_forgotten() -> None:
+    states = make_states("auto", seeds=2, recent_episodes=1)
+    late, in_time, paid = costly(*range(11), end="truncated"), costly(20, 21, 22), walk(12, 13, 14, reward=0.5)
+    still = walk(14, 14, 14, rewards=[COST, COST], end="")
+    for both in ((late, late), (in_time, in_time)):
+        observe(states, side_by_side(*both, axis=1))
+    observe(states, side_by_side(still, paid, axis=1))
+    targets = states.choose(500, None)
+    assert [set(obs[~novel].tolist()) for obs, novel in zip(targets.obs, targets.novel, strict=True)] == [{22}, {13, 14}]
+    assert states.best_episode.tolist() == [8, 0.5]
+    assert states.recent_return.tolist() == [8, 0.5]
+    observe(states, side_by_side(still, in_time, axis=1))  # with a return of -2
+    assert states.recent_return.tolist() == [8, -2]
+
+
 # Critic, given and generated
 
 

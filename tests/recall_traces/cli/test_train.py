@@ -114,7 +114,4 @@ def test_it_is_said_that_no_way_is_known(place, capsys):
 def test_it_is_said_that_only_novelty_is_imitated_where_every_step_costs_something(place, capsys):
     call(f"train ppo Pendulum-v1 --arm recall {TINY} --out costs")
     call(f"train ppo FourRooms-7 --arm recall {TINY} --out pays")
-    assert (
-        capsys.readouterr().out.count("recall: no goal was reached and most steps cost something, so only ways to novel states")
-        == 1
-    )
+    assert capsys.readouterr().out.count("recall: no goal was reached and most steps cost, so only ways to novel states") == 1
