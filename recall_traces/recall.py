@@ -135,7 +135,7 @@ class Pool:
     Args:
         of: The buffer for which it holds; with another one it is out of date.
         among: Traces `(S, B, L, ...)`.
-        which: Their steps that may be drawn, bool `(S, B, L)` each.
+        which: Which of their steps may be drawn, bool, or in proportion to what, `(S, B, L)` each.
         names: Fields to give.
     """
 
@@ -258,9 +258,11 @@ class RecallTraces:
         self.to_imagine: Pool | None = None
         self.updated = 0
         """`memory.time` at the last update."""
+        self.due = torch.zeros(num_seeds, device=self.device)
+        """Part of a minibatch that each seed's share has left over, `(S,)`."""
         self.rarity = torch.ones(num_seeds, device=self.device)
-        """Weight of what is imitated, by how rare reward was at the last update, `(S,)`."""
-        self.imitation_ratio = c.imitation_ratio
+        """Share of the minibatches in which is imitated, by how rare reward was at the last update, `(S,)`."""
+        self.choose_share()
 
     def observe(self, transitions: Transitions, bonus: Tensor | None = None) -> None:
         """Remember a rollout `(T, S, N, ...)`, in time order; column (s, n) goes on across calls.
@@ -311,29 +313,33 @@ class RecallTraces:
         length = traces.mask.sum((1, 2)) / targets.active.sum(1).clamp(min=1)
         novel = (targets.novel & targets.active).sum(1) / targets.active.sum(1).clamp(min=1)
         paid = (self.memory.steps.rewards[:, :, : len(self.memory)] > 0).float().mean((1, 2))
-        self.weigh((2 - paid / self.config.rare_reward).clamp(0, 1))
+        self.rarity = (2 - paid / self.config.rare_reward).clamp(0, 1)
+        self.choose_share()
         metrics |= {"recall/rarity": self.rarity, "recall/sureness": sure}
         metrics |= {"recall/traces": targets.active.sum(1), "recall/trace_length": length, "recall/novelty_share": novel}
         return metrics | self.states.describe(targets)
 
     def sample(self, batch_size: int, value: Value | None = None) -> Traces:
-        """Draw recalled steps uniformly, and with them random actions in novelty targets.
+        """Draw recalled steps by their weights, and with them random actions in novelty targets.
 
         Args:
             batch_size: `B`, steps per seed.
             value: Not needed here; other things to imitate weigh steps by it.
 
         Returns:
-            Steps `(S, B, ...)`; mask and weights are 0 for a seed that has no traces, weights also where reward is not rare or
-            no way was known.
+            Steps `(S, B, ...)`; mask and weights are 0 for a seed that has none with a weight, weights also in the share of the
+            calls that it leaves out, because reward is not rare or too few ways are known.
         """
         if not self.buffer:
             raise ValueError("there are no traces to sample from yet: call update first")
         if self.to_imitate is None or self.to_imitate.of is not self.buffer:
             among = [*self.buffer, *self.explorations]
-            self.to_imitate = Pool(self.buffer, among, [traces.mask for traces in among], "obs", "actions", "weights")
-        mask, obs, actions, weights = self.to_imitate.draw(batch_size, self.generator)
-        return Traces(obs, actions, mask, mask * weights * self.rarity[:, None])
+            self.to_imitate = Pool(self.buffer, among, [traces.weights for traces in among], "obs", "actions")
+        mask, obs, actions = self.to_imitate.draw(batch_size, self.generator)
+        self.due = self.due + self.share
+        imitates = self.due >= 1
+        self.due = self.due - imitates.float()
+        return Traces(obs, actions, mask, mask * imitates[:, None].float())
 
     def imagine(self, batch_size: int) -> tuple[Transitions, Tensor] | None:
         """Draw recalled steps for the critics of an off-policy learner (Lai et al. 2020).
@@ -416,12 +422,20 @@ class RecallTraces:
         mask = (targets.novel & targets.active).repeat_interleave(shape[2], 1).view(shape)
         return Traces(obs, actions, mask, mask * sure[:, None, None])
 
-    def weigh(self, rarity: Tensor) -> None:
-        """Set the weight of imitation of each seed, `(S,)`; where nothing has any, learners need not sample at all."""
-        self.rarity = rarity
-        weights = [traces.weights.amax((1, 2)) for traces in self.buffer]
-        some = not weights or bool((rarity * torch.stack(weights)).any())
-        self.imitation_ratio = self.config.imitation_ratio if some else 0.0
+    def choose_share(self) -> None:
+        """How often each seed imitates; where none does, learners need not sample at all.
+
+        The share of the minibatches, and not the weight of each: a weight is undone by optimisers that rescale the gradient, as
+        Adam does, and by clipping its norm.
+        """
+        self.share = self.rarity
+        if self.buffer:
+            sure, some = (
+                torch.stack([x.flatten(1).amax(1).float() for x in column]).sum(0)
+                for column in zip(*((traces.weights, traces.mask) for traces in self.buffer), strict=True)
+            )
+            self.share = self.share * sure / some.clamp(min=1)
+        self.imitation_ratio = self.config.imitation_ratio if bool(self.share.any()) else 0.0
 
     def break_off(self) -> None:
         """All environments were put elsewhere: what comes next continues no episode."""
@@ -436,6 +450,7 @@ class RecallTraces:
             "states": self.states.state_dict(),
             "generator": self.generator.get_state(),
             "rarity": self.rarity,
+            "due": self.due,
             "updated": torch.tensor(self.updated),
             "buffer": {str(k): vars(traces) for k, traces in enumerate(self.buffer)},
             "explorations": {str(k): vars(traces) for k, traces in enumerate(self.explorations)},
@@ -451,5 +466,6 @@ class RecallTraces:
         self.buffer = [Recalled(**state["buffer"][str(k)]) for k in range(len(state["buffer"]))]
         explorations = state.get("explorations", {})  # not in checkpoints of before they were made
         self.explorations = [Traces(**explorations[str(k)]) for k in range(len(explorations))]
-        self.weigh(state["rarity"].clone())
+        self.rarity, self.due = state["rarity"].clone(), state["due"].clone()
+        self.choose_share()
         self.unfitted = [Transitions(**state["unfitted"][str(k)]) for k in range(len(state["unfitted"]))]

@@ -235,7 +235,7 @@ class RecallTracesCallback(BaseCallback):
             for _ in range(minibatches):
                 traces = self.recall.sample(batch_size)
                 if not bool(traces.weights.any()):
-                    break
+                    continue
                 losses = actor.loss(self._as_seen(traces.obs[0]), traces.actions[0])
                 actor.optimizer.zero_grad()
                 (c.imitation_coefficient * (traces.weights[0] * losses).mean()).backward()

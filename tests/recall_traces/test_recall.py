@@ -114,14 +114,16 @@ def test_imitation_fades_where_reward_is_not_rare() -> None:
         steps.rewards[:paying] = 1.0
         recall.observe(steps)
         metrics = recall.update()
-        sample = recall.sample(7)
+        samples = [recall.sample(7) for _ in range(10)]
         assert metrics["recall/rarity"].tolist() == pytest.approx([expected], abs=1e-5)
         assert recall.imitation_ratio == (RecallConfig().imitation_ratio if expected > 1e-5 else 0.0)
         other = make_recall(rare_reward=0.1)
         other.load_state_dict(recall.state_dict())
         assert other.imitation_ratio == recall.imitation_ratio
-        assert sample.mask.all()
-        torch.testing.assert_close(sample.weights, torch.full((1, 7), expected), atol=1e-5, rtol=0)
+        assert all(bool(sample.mask.all()) for sample in samples)
+        # All steps of a minibatch or none.
+        assert [sample.weights.sum().item() for sample in samples].count(7.0) == 10 * expected
+        assert [sample.weights.sum().item() for sample in samples].count(0.0) == 10 - 10 * expected
     with pytest.raises(ValueError, match="rare_reward must be above 0, not 0"):
         make_recall(rare_reward=0)
 

@@ -269,7 +269,7 @@ def test_where_no_way_is_known_one_from_anywhere_is_sampled() -> None:
     assert ways(recall) == {((2, 1),)}  # no start leads here, so that loops are cut out, and of a cell the last step is kept
 
 
-def test_what_is_imitated_weighs_by_the_share_of_targets_with_a_known_way() -> None:
+def test_the_share_of_targets_with_a_known_way_decides_how_much_is_imitated() -> None:
     """Nothing where there is a way into none, half where there is one into three of eight, and all from a half on."""
     elsewhere = [(9.5, 9.0), (10.0, 9.0), (10.5, 9.0), (11.0, 9.0), (11.5, 9.0)]
     recall = make_recall(*[(2.0, 0.0)] * 3, *elsewhere, traces_per_update=800, buffer_updates=1)
@@ -283,12 +283,12 @@ def test_what_is_imitated_weighs_by_the_share_of_targets_with_a_known_way() -> N
     known = float((traces.next_obs[:, :, -1] == torch.tensor([2.0, 0.0])).all(-1).float().mean())
     assert known == pytest.approx(3 / 8, abs=0.06)
     assert metrics["recall/sureness"].tolist() == pytest.approx([4 * known - 1])
-    assert recall.sample(50).weights.unique().tolist() == pytest.approx([4 * known - 1])
+    imitated = [bool(recall.sample(5).weights.all()) for _ in range(1000)]
+    assert sum(imitated) == pytest.approx(1000 * (4 * known - 1), abs=1)
     assert recall.imitation_ratio == recall.config.imitation_ratio
     recall.observe(episode(steps(way((-9, -9), (-8, -9)))))  # no way leads from there
     assert recall.update()["recall/sureness"].tolist() == [0]
-    assert bool(recall.sample(50).mask.all())
-    assert not recall.sample(50).weights.any()
+    assert not recall.sample(50).mask.any()
     assert recall.imitation_ratio == 0
     resumed = make_recall(traces_per_update=800, buffer_updates=1)
     resumed.load_state_dict(recall.state_dict())
