@@ -18,7 +18,9 @@ from recall_traces.envs.interface import Step
 from recall_traces.recall import RecallConfig, RecallTraces
 
 TINY = GoalGANConfig(iteration_steps=6, goals=2, tries=2, updates=2, batch_size=8)
-SMALL_RECALL = RecallConfig(imitation_batch_size=32, trace_length=8, traces_per_update=4, search_length=8, candidates=2)
+SMALL_RECALL = RecallConfig(
+    imitation_batch_size=32, trace_length=8, traces_per_update=4, search="sample", search_length=8, candidates=2
+)
 
 
 class Scripted:
