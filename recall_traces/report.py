@@ -44,8 +44,8 @@ SUBJECTS = {
     "recall/states": "different high-value states",
     "recall/states_return": "mean return known from the high-value states",
     "recall/best_return": "highest return remembered",
-    "recall/rarity": "weight of imitation by how rare reward is",
-    "recall/sureness": "weight of the newest traces by the share of targets with a known way",
+    "recall/rarity": "share of imitation that is left, by how rare reward is",
+    "recall/sureness": "share of imitation that is left, by the targets with a known way",
     "recall/novelty_share": "share of targets chosen for novelty",
     "train/imitation_loss": "loss of imitation",
 }
