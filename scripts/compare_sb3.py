@@ -1,4 +1,5 @@
-"""Stable-Baselines3's models with the callback and without: PPO on FourRooms-19, Hopper-v5, CartPole-v1, SAC on a mountain car.
+"""Stable-Baselines3's models with the callback and without: PPO on FourRooms-19, Hopper-v5, CartPole-v1, MountainCar-v0, SAC
+on MountainCarContinuous-v0.
 
     python scripts/compare_sb3.py --tasks four-rooms                 # all seeds, with and without; goes on where it stopped
     python scripts/compare_sb3.py --tasks mountain-car --part 0      # every second seed, so that two processes can share the work
@@ -59,6 +60,10 @@ def cart_pole(seed: int) -> BaseAlgorithm:
     return PPO("MlpPolicy", make_gymnasium("CartPole-v1", seed=seed), seed=seed, device="cpu")
 
 
+def discrete_mountain_car(seed: int) -> BaseAlgorithm:
+    return PPO("MlpPolicy", make_gymnasium("MountainCar-v0", seed=seed), seed=seed, device="cpu")
+
+
 def hopper(seed: int) -> BaseAlgorithm:
     return PPO("MlpPolicy", VecNormalize(make_gymnasium("Hopper-v5", seed=seed)), seed=seed, device="cpu")
 
@@ -84,6 +89,17 @@ TASKS = {
     # The callback's settings were tried on seeds below 300.
     "mountain-car": Task("MountainCarContinuous-v0", mountain_car, 8, 50_000, 2500, FULL, 90.0, 300, drawn="episode_return"),
     "hopper": Task("Hopper-v5", hopper, 5, 200_000, 20_480, RecallConfig(), drawn="episode_return", compared="episode_return"),
+    "mountain-car-v0": Task(
+        "MountainCar-v0",
+        discrete_mountain_car,
+        8,
+        200_000,
+        10_240,
+        RecallConfig(),
+        first_seed=300,
+        drawn="episode_return",
+        compared="episode_return",
+    ),
     "cart-pole": Task(
         "CartPole-v1", cart_pole, 5, 50_000, 4096, RecallConfig(), drawn="episode_return", compared="episode_return"
     ),
