@@ -18,7 +18,9 @@ def thousands(value: float | None) -> str:
 def table(comparison: dict, arm: str) -> str:
     """Rows in the order of the file."""
     better = {pair["against"]: pair["probability_of_improvement"] for pair in comparison["pairs"] if pair["arm"] == arm}
-    lines = [f"| arm | seeds at 90% | median steps to 90% | area | P({arm} needs fewer steps) |", "|---|---|---|---|---|"]
+    threshold, of_success = comparison["threshold"], comparison["metric"].endswith("success")
+    level = "a return" if threshold is None else f"{threshold:.0%}" if of_success else f"{threshold:g}"
+    lines = [f"| arm | seeds at {level} | median steps to {level} | area | P({arm} needs fewer steps) |", "|---|---|---|---|---|"]
     for name, result in comparison["arms"].items():
         steps, (low, high) = result["steps_to_threshold"], result["area"]["interval"]
         if steps is None:  # returns, for which no threshold was given
@@ -27,7 +29,8 @@ def table(comparison: dict, arm: str) -> str:
         median = f"{thousands(steps['median'])} ({', '.join(thousands(x) for x in steps['interval'])})"
         chance = better.get(name)
         versus = "" if chance is None else f"{chance['value']:.2f} ({chance['interval'][0]:.2f}, {chance['interval'][1]:.2f})"
-        area = f"{result['area']['mean']:.3f} ({low:.3f}, {high:.3f})"
+        area = ", ".join(f"{x:.3f}" if of_success else f"{x:.1f}" for x in (result["area"]["mean"], low, high))
+        area = area.replace(", ", " (", 1) + ")"
         lines.append(f"| `{name}` | {steps['reached']} of {result['seeds']} | {median} | {area} | {versus} |")
     return "\n".join(lines)
 
