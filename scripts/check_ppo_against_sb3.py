@@ -14,6 +14,7 @@ from pathlib import Path
 import stable_baselines3
 import torch
 import tyro
+from gymnasium import spaces
 from parity import ACTIVATIONS, Parity, check
 from stable_baselines3.common.env_util import make_vec_env
 from torch import Tensor
@@ -70,9 +71,13 @@ def theirs(options: Options, seed: int) -> stable_baselines3.PPO:
 
 
 def act(model: stable_baselines3.PPO, obs: Tensor, greedy: bool) -> Tensor:
-    """Its actions."""
+    """Its actions, within their bounds as in training: a Gaussian knows none, and what is beyond would cost more."""
     with torch.no_grad():
-        return model.policy.get_distribution(obs).get_actions(deterministic=greedy)
+        actions = model.policy.get_distribution(obs).get_actions(deterministic=greedy)
+    space = model.action_space
+    if not isinstance(space, spaces.Box):
+        return actions
+    return actions.clamp(torch.as_tensor(space.low, device=actions.device), torch.as_tensor(space.high, device=actions.device))
 
 
 PARITY = Parity(lambda env, o: PPO(env, o.agent, num_seeds=o.seeds, seed=o.seed), theirs, act)

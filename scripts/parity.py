@@ -220,4 +220,5 @@ def check(parity: Parity, options: Options) -> None:
             one = result[metric][arm]
             print(f"{metric:22} {arm:18} area {one['area']:6.1f} {one['interval']} at the end {one['at_the_end']:6.1f}")
         ratio = result[metric]["ratio_of_areas"]
-        print(f"{metric:22} ratio of areas {ratio['value']:.3f}, 95% interval {ratio['interval']}, parity: {ratio['parity']}")
+        found = ratio["reason"] or f"{ratio['value']:.3f}, 95% interval {ratio['interval']}, parity: {ratio['parity']}"
+        print(f"{metric:22} ratio of areas: {found}")
