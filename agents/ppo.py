@@ -284,6 +284,8 @@ class PPO(Learner):
         batches = [self.recall.sample(batch_size, self.value) for _ in range(count)]
         some = torch.stack([traces.weights.sum(1) > 0 for traces in batches]).tolist() if batches else []
         for traces, has_some in zip(batches, some, strict=True):
+            if not any(has_some):
+                continue
             valid = traces.mask.sum(1)
             log_probs = self.log_prob(traces.obs, traces.actions)
             loss = -(traces.weights * log_probs).sum(1) / valid.clamp(min=1)
@@ -291,7 +293,9 @@ class PPO(Learner):
             scale = clip_scale(self.config.max_grad_norm, self.policy_optimizer)
             active = [a and b for a, b in zip(self.alive, has_some, strict=True)]
             self.policy_optimizer.step(learning_rate, active, scale)
-            metrics = {"imitation_loss": loss.detach()}
+            # Of each seed the last minibatch that it did not leave out.
+            latest = metrics.get("imitation_loss", torch.zeros_like(loss))
+            metrics = {"imitation_loss": torch.where(traces.weights.sum(1) > 0, loss.detach(), latest)}
         return metrics
 
     # -- train ------------------------------------------------------------------------------------------------------

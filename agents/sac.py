@@ -275,9 +275,12 @@ class SAC(Learner):
         metrics |= {"critic_loss": critic_loss.detach().sum(0), "actor_loss": actor_loss.detach()}
         if traces is not None:
             on_traces = SquashedGaussian(policy.mean[:, size:], policy.log_std[:, size:])
-            imitation_loss = self.imitation_loss(on_traces, traces)
+            log_probs_of_recalled = on_traces.log_prob(self.scaled(traces.actions), limit=MAX_LOG_PROB)
+            count = traces.mask.sum(1).clamp(min=1)
+            imitation_loss = -(traces.weights * log_probs_of_recalled).sum(1) / count
             actor_loss = actor_loss + self.recall.imitation_coefficient * imitation_loss
-            metrics["imitation_loss"] = imitation_loss.detach()
+            # Whatever the weights are: a seed may leave this minibatch out.
+            metrics["imitation_loss"] = -(traces.mask * log_probs_of_recalled.detach()).sum(1) / count
         backward(actor_loss, self.policy_optimizer)
         self.policy_optimizer.step(c.learning_rate, self.alive)
 
@@ -286,7 +289,7 @@ class SAC(Learner):
             # temperature that rose in reply would only drown the reward, so it may fall but not rise.
             gradient = -(log_probs.detach().mean(1, keepdim=True) + self.target_entropy)
             if traces is not None:
-                gradient = torch.where(traces.weights.any(1, keepdim=True), gradient.clamp(min=0), gradient)
+                gradient = torch.where(traces.mask.any(1, keepdim=True), gradient.clamp(min=0), gradient)
             self.ent_coef_optimizer.grads = gradient
             self.ent_coef_optimizer.step(c.learning_rate, self.alive)
         if all(self.alive):
@@ -296,11 +299,6 @@ class SAC(Learner):
             moved = self.target_values.lerp(self.critic_optimizer.values, c.tau)
             self.target_values.copy_(torch.where(alive, moved, self.target_values))
         return metrics, errors.detach().abs().amax(0)
-
-    def imitation_loss(self, policy: SquashedGaussian, traces: Traces) -> Tensor:
-        """Mean of -log π(a | s) over recalled steps, `(S,)`; 0 for a seed that has none."""
-        log_probs = policy.log_prob(self.scaled(traces.actions), limit=MAX_LOG_PROB)
-        return -(traces.weights * log_probs).sum(1) / traces.mask.sum(1).clamp(min=1)
 
     # -- train ------------------------------------------------------------------------------------------------------
 

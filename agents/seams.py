@@ -36,7 +36,10 @@ class Imitation(Protocol):
         ...
 
     def sample(self, batch_size: int, value: Value | None = None) -> Traces:
-        """Steps to imitate, `(S, batch_size, ...)`; weights are 0 where a seed has none."""
+        """Steps to imitate, `(S, batch_size, ...)`; weights are 0 where a seed has none or leaves this minibatch out.
+
+        Skip a seed whose weights are all 0: a step of an optimiser with momentum would move its policy nevertheless.
+        """
         ...
 
     def imagine(self, batch_size: int) -> tuple[Transitions, Tensor] | None:

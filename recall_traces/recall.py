@@ -34,7 +34,7 @@ class RecallConfig:
     imitation_coefficient: float = 1.0
     """Weight of the imitation loss."""
     imitation_ratio: float = 0.5
-    """Minibatches of recalled steps to imitate per gradient step of the learner. Our SAC imitates one in each, unless it is 0."""
+    """Minibatches of recalled steps to imitate per gradient step of the learner. Our SAC takes one with each, unless it is 0."""
     imitation_batch_size: int | None = None
     """Recalled steps of one seed in such a minibatch; None for as many as the learner's own minibatches have."""
     imagined_share: float = 0.0
@@ -258,6 +258,8 @@ class RecallTraces:
         self.to_imagine: Pool | None = None
         self.updated = 0
         """`memory.time` at the last update."""
+        self.sureness: list[Tensor] = []
+        """How sure it was in the same updates that ways lead into the targets, `(S,)` each; nan where there were none."""
         self.due = torch.zeros(num_seeds, device=self.device)
         """Part of a minibatch that each seed's share has left over, `(S,)`."""
         self.rarity = torch.ones(num_seeds, device=self.device)
@@ -305,17 +307,18 @@ class RecallTraces:
             raise ValueError("there is nothing to recall yet: call observe before update")
         targets = self.states.choose(self.config.traces_per_update, value)
         metrics = self.fit(targets) if self.config.traces_from == "model" else {}
-        traces = self.recall(targets)
-        sure = traces.weights.amax((1, 2))
+        traces, sure = self.recall(targets)
         self.updated = self.memory.time
-        self.buffer = [*self.buffer, traces][-self.config.buffer_updates :]
-        self.explorations = [*self.explorations, self.explore(targets, sure)][-self.config.buffer_updates :]
+        kept = self.config.buffer_updates
+        self.buffer = [*self.buffer, traces][-kept:]
+        self.explorations = [*self.explorations, self.explore(targets, sure)][-kept:]
+        self.sureness = [*self.sureness, torch.where(targets.active.any(1), sure, torch.nan)][-kept:]
         length = traces.mask.sum((1, 2)) / targets.active.sum(1).clamp(min=1)
         novel = (targets.novel & targets.active).sum(1) / targets.active.sum(1).clamp(min=1)
         paid = (self.memory.steps.rewards[:, :, : len(self.memory)] > 0).float().mean((1, 2))
         self.rarity = (2 - paid / self.config.rare_reward).clamp(0, 1)
         self.choose_share()
-        metrics |= {"recall/rarity": self.rarity, "recall/sureness": sure}
+        metrics |= {"recall/rarity": self.rarity, "recall/sureness": self.sureness[-1], "recall/share": self.share}
         metrics |= {"recall/traces": targets.active.sum(1), "recall/trace_length": length, "recall/novelty_share": novel}
         return metrics | self.states.describe(targets)
 
@@ -395,15 +398,15 @@ class RecallTraces:
             fitted = self.model.fit(self.memory.at(self.memory.sample(count, self.generator)), c.model_updates)
         return {f"recall/model_{name}": value for name, value in fitted.items()}
 
-    def recall(self, targets: Targets) -> Recalled:
-        """Recall a way into each target, `(S, B, L, ...)`, weighted by how sure it is that they lead there."""
+    def recall(self, targets: Targets) -> tuple[Recalled, Tensor]:
+        """Recall a way into each target, `(S, B, L, ...)`, weighted by how sure it is that ways lead there, `(S,)`."""
         obs, actions, mask, sure = self.ways.into(targets, self.memory.time - self.updated)
         next_obs = torch.cat([obs[:, :, 1:], targets.obs[:, :, None]], 2)
         position, held = self.memory.find(targets.stamps)
         terminated, known_end = torch.zeros_like(mask), torch.ones_like(mask)
         terminated[..., -1] = held & self.memory.gather(self.memory.steps.terminated, position)
         known_end[..., -1] = held
-        return Recalled(obs, actions, mask, mask * sure[:, None, None], next_obs, terminated, known_end)
+        return Recalled(obs, actions, mask, mask * sure[:, None, None], next_obs, terminated, known_end), sure
 
     def explore(self, targets: Targets, sure: Tensor) -> Traces:
         """Random actions in the targets that were chosen for novelty, `(S, B, novelty_actions, ...)`.
@@ -429,12 +432,8 @@ class RecallTraces:
         Adam does, and by clipping its norm.
         """
         self.share = self.rarity
-        if self.buffer:
-            sure, some = (
-                torch.stack([x.flatten(1).amax(1).float() for x in column]).sum(0)
-                for column in zip(*((traces.weights, traces.mask) for traces in self.buffer), strict=True)
-            )
-            self.share = self.share * sure / some.clamp(min=1)
+        if self.sureness:
+            self.share = self.share * torch.stack(self.sureness).nanmean(0).nan_to_num(0.0)
         self.imitation_ratio = self.config.imitation_ratio if bool(self.share.any()) else 0.0
 
     def break_off(self) -> None:
@@ -453,6 +452,7 @@ class RecallTraces:
             "due": self.due,
             "updated": torch.tensor(self.updated),
             "buffer": {str(k): vars(traces) for k, traces in enumerate(self.buffer)},
+            "sureness": {str(k): sure for k, sure in enumerate(self.sureness)},
             "explorations": {str(k): vars(traces) for k, traces in enumerate(self.explorations)},
             "unfitted": {str(k): vars(transitions) for k, transitions in enumerate(self.unfitted)},
         }
@@ -464,8 +464,8 @@ class RecallTraces:
         restore_generator(self.generator, state["generator"])
         self.updated = int(state["updated"])
         self.buffer = [Recalled(**state["buffer"][str(k)]) for k in range(len(state["buffer"]))]
-        explorations = state.get("explorations", {})  # not in checkpoints of before they were made
-        self.explorations = [Traces(**explorations[str(k)]) for k in range(len(explorations))]
+        self.explorations = [Traces(**state["explorations"][str(k)]) for k in range(len(state["explorations"]))]
+        self.sureness = [state["sureness"][str(k)].clone() for k in range(len(state["sureness"]))]
         self.rarity, self.due = state["rarity"].clone(), state["due"].clone()
         self.choose_share()
         self.unfitted = [Transitions(**state["unfitted"][str(k)]) for k in range(len(state["unfitted"]))]

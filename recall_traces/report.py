@@ -46,6 +46,7 @@ SUBJECTS = {
     "recall/best_return": "highest return remembered",
     "recall/rarity": "share of imitation that is left, by how rare reward is",
     "recall/sureness": "share of imitation that is left, by the targets with a known way",
+    "recall/share": "share of imitation that is left",
     "recall/novelty_share": "share of targets chosen for novelty",
     "train/imitation_loss": "loss of imitation",
 }

@@ -91,6 +91,8 @@ class HighValueStates:
         """Whether any episode ever had a positive return, `(S,)`."""
         self.timeouts = torch.zeros(num_seeds, device=device)
         """Episodes that ran out of time, `(S,)`."""
+        self.time_limit = torch.zeros(num_seeds, dtype=torch.int64, device=device)
+        """Steps of the longest of them, `(S,)`; shorter ones were broken off."""
         self.timeout_return = torch.zeros(num_seeds, device=device)
         """Sum of their returns, `(S,)`."""
         self.recent_return = torch.zeros(num_seeds, device=device)
@@ -138,19 +140,24 @@ class HighValueStates:
         """What episodes that ended with the steps at positions `(S, K)` were worth, and which of these reached a goal unpaid.
 
         Their return; but where no return was ever positive, because every step costs something until a goal ends the episode, by
-        how much it beats the mean of the episodes that ran out of time, if it ended by itself, and otherwise 0.
+        how much it beats the mean of the episodes that ran out of time, if it ended by itself, and otherwise 0. Those ran out of
+        time that are as long as the longest one that was cut off.
         """
         returns = self.memory.gather(self.memory.episode_returns, positions)
         terminated = self.memory.gather(self.memory.steps.terminated, positions)
-        timed_out = ended & ~terminated
+        lengths = self.memory.gather(self.memory.episode_lengths, positions)
+        longest = torch.where(ended & ~terminated, lengths, 0).amax(1)
+        for values in (self.timeouts, self.timeout_return):
+            values.masked_fill_(longest > self.time_limit, 0.0)
+        self.time_limit = torch.maximum(self.time_limit, longest)
+        timed_out = ended & ~terminated & (lengths == self.time_limit[:, None])
         self.timeouts += timed_out.sum(1)
         self.timeout_return += torch.where(timed_out, returns, 0.0).sum(1)
         paid = self.paid | (ended & (returns > 0)).any(1)
-        changed = paid & ~self.paid
+        changed = paid & ~self.paid & (self.best_episode > 0)
         self.paid = paid
         # What was measured against running out of time is no return.
         self.best_returns.masked_fill_(changed[:, None], -torch.inf)
-        self.best_arrivals.masked_fill_(changed[:, None], -1)
         self.best_episode.masked_fill_(changed, -torch.inf)
         for values in (self.recent_return, self.best_recent, self.stalled):
             values.masked_fill_(changed, 0.0)
@@ -290,7 +297,7 @@ class HighValueStates:
     def state_dict(self) -> dict[str, Tensor]:
         """All counts and stamps."""
         per_cell = ("visits", "arrivals", "best_returns", "best_arrivals", "starts")
-        per_seed = ("paid", "timeouts", "timeout_return", "recent_return", "best_episode", "best_recent", "stalled")
+        per_seed = ("paid", "timeouts", "time_limit", "timeout_return", "recent_return", "best_episode", "best_recent", "stalled")
         return {name: getattr(self, name) for name in (*per_cell, *per_seed)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

@@ -57,7 +57,7 @@ def recalled(recall: RecallTraces) -> tuple[Tensor, Traces]:
     """Targets and the traces into them."""
     recall.update()
     targets = recall.states.choose(recall.config.traces_per_update, None)
-    return targets.obs, recall.recall(targets)
+    return targets.obs, recall.recall(targets)[0]
 
 
 def successors(targets: Tensor, traces: Traces) -> Tensor:

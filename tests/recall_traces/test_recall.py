@@ -128,6 +128,23 @@ def test_imitation_fades_where_reward_is_not_rare() -> None:
         make_recall(rare_reward=0)
 
 
+def test_each_seed_imitates_its_own_share_of_the_minibatches_also_when_it_was_saved_between_two() -> None:
+    first, second = (make_recall(rare_reward=0.1, num_seeds=3) for _ in range(2))
+    rollouts = [walk(*(k % 9 for k in range(1001))) for _ in range(3)]
+    for rollout, paying in zip(rollouts, (0, 125, 175), strict=True):
+        rollout.rewards[:paying] = 1.0
+    first.observe(Transitions(*(torch.cat(column, 1) for column in zip(*(vars(r).values() for r in rollouts), strict=True))))
+    metrics = first.update()
+    assert metrics["recall/share"].tolist() == pytest.approx([1, 0.75, 0.25], abs=1e-5)
+    before = [first.sample(5).weights for _ in range(6)]
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    after = [recall.sample(5).weights for _ in range(6) for recall in (first, second)]
+    assert all(torch.equal(x, y) for x, y in zip(after[::2], after[1::2], strict=True))
+    imitated = torch.stack([weights.all(1) for weights in (*before, *after[::2])])
+    assert imitated.sum(0).tolist() == pytest.approx([12, 9, 3], abs=1)
+    assert imitated[:, 0].all()
+
+
 @pytest.mark.parametrize("options", [{}, {"traces_from": "record"}, {"model": SMALL}, {"source": "return", "fit_on": "top"}])
 def test_a_seed_draws_the_same_whatever_the_others_see(options: dict[str, Any]) -> None:
     samples = []

@@ -39,6 +39,19 @@ class Watch(BaseCallback):
         self.differences.append(float((log_prob - data.old_log_prob).abs().max()))
 
 
+def test_a_share_of_the_minibatches_is_imitated(monkeypatch):
+    callback = RecallTracesCallback(SMALL)
+    model = PPO("MlpPolicy", lines(2), n_steps=64, batch_size=32, n_epochs=2, **net())
+    model.learn(256, callback=callback)
+    steps, optimizer = [], callback.actor.optimizer
+    monkeypatch.setattr(optimizer, "step", lambda: steps.append(1))
+    for share, expected in ((1.0, 12), (0.25, 3)):
+        callback.recall.share = torch.tensor([share])
+        steps.clear()
+        callback._imitate(12)
+        assert len(steps) == expected
+
+
 @pytest.mark.parametrize("discrete", [False, True])
 def test_the_first_ratio_of_every_rollout_is_1(discrete):
     watch, callback = Watch(), RecallTracesCallback(SMALL)

@@ -376,8 +376,10 @@ def test_an_end_that_costs_more_than_time_is_no_goal() -> None:
     states = make_states("auto")
     observe(states, costly(0, 1, 2, 3))
     assert recalled_for_return(states) == set()
+    observe(states, costly(*range(5), end="truncated"))  # broken off, as is seen when others last longer
     observe(states, costly(*range(11), end="truncated"))
-    observe(states, costly(*range(3), end="truncated"))
+    observe(states, walk(*range(11), rewards=[COST / 5] * 10, end="truncated"))
+    observe(states, costly(*range(3), end="truncated"))  # broken off
     observe(states, walk(10, 11, 12, rewards=[COST, -5.5]))  # the mean is -6
     assert recalled_for_return(states) == set()
     assert states.novelty_share().tolist() == [1.0]
@@ -483,13 +485,20 @@ def test_a_start_is_where_a_good_share_of_episodes_began() -> None:
     assert states.is_start(everywhere.view(2, 5, 6)).shape == (2, 5, 6)
 
 
-def test_saved_targets_come_back() -> None:
-    first, second = make_states("auto"), make_states("auto")
-    observe(first, walk(*range(11), reward=1.0))
+@pytest.mark.parametrize("costs", [False, True])
+def test_saved_targets_come_back(costs: bool) -> None:
+    first, second = make_states("auto", seeds=2), make_states("auto", seeds=2)
+    if costs:  # other ones for each seed
+        late = [walk(*range(11), rewards=[cost] * 10, end="truncated") for cost in (-1.0, -3.0)]
+        observe(first, side_by_side(*late, axis=1))
+    else:
+        observe(first, side_by_side(walk(*range(11), reward=1.0), walk(*range(11), reward=0.5), axis=1))
     second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
     second.memory.load_state_dict({name: value.clone() for name, value in first.memory.state_dict().items()})
     for states in (first, second):
-        observe(states, walk(*range(5, 16), reward=2.0))
+        observe(states, side_by_side(*[costly(*range(5, 9)) if costs else walk(*range(5, 9), reward=2.0)] * 2, axis=1))
+    if costs:
+        assert first.best_episode.tolist() == [10 - 3, 30 - 3]
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
     assert torch.equal(first.choose(50, None).obs, second.choose(50, None).obs)

@@ -104,6 +104,11 @@ def test_it_is_said_that_nothing_is_imitated_where_rewards_are_not_rare(place, c
     assert said in (place / "paid" / "log.txt").read_text()
 
 
+def test_it_is_said_that_there_was_nothing_to_recall(place, capsys):
+    call(f"compare FourRooms-15 --arms recall-return recall {TINY} --out none")
+    assert capsys.readouterr().out.count("recall-return: there were no states to recall from") == 1
+
+
 def test_it_is_said_that_no_way_is_known(place, capsys):
     """In 17 dimensions hardly a step begins near where another one of a few has arrived."""
     call(f"train ppo SparseHalfCheetah-v5 --arm recall {TINY} --out far")
