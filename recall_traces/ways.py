@@ -18,7 +18,7 @@ from recall_traces.targets import ARRIVALS, HighValueStates, Targets
 
 SEARCHES = 16
 """States of a seed from which shortest ways are looked for at each update."""
-TOO_FEW = 0.25
+TOO_FEW = 0.15
 """Where the model knows ways into at most this share of the targets, nothing is imitated; from twice the share on all is."""
 Predecessors = Callable[[Tensor], tuple[Tensor, Tensor, Tensor, Tensor]]
 """Of states `(B, *observation)`: (obs, actions, prob, mask), each `(B, K, ...)`, the true backtracking model."""

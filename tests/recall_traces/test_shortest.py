@@ -270,9 +270,9 @@ def test_where_no_way_is_known_one_from_anywhere_is_sampled() -> None:
 
 
 def test_the_share_of_targets_with_a_known_way_decides_how_much_is_imitated() -> None:
-    """Nothing where there is a way into none, half where there is one into three of eight, and all from a half on."""
-    elsewhere = [(9.5, 9.0), (10.0, 9.0), (10.5, 9.0), (11.0, 9.0), (11.5, 9.0)]
-    recall = make_recall(*[(2.0, 0.0)] * 3, *elsewhere, traces_per_update=800, buffer_updates=1)
+    """Nothing where there is a way into none, about half where there is one into two of nine, and all from three tenths on."""
+    elsewhere = [(9.5 + 0.5 * k, 9.0) for k in range(7)]
+    recall = make_recall(*[(2.0, 0.0)] * 2, *elsewhere, traces_per_update=800, buffer_updates=1)
     recall.observe(episode(steps(way((9.0, 9.0), *elsewhere))))
     recall.update()
     assert (recall.sample(50).weights == 1).all()
@@ -281,10 +281,10 @@ def test_the_share_of_targets_with_a_known_way_decides_how_much_is_imitated() ->
     [traces] = recall.buffer
     assert bool(traces.mask.any(2).all())  # from anywhere, where no way is known
     known = float((traces.next_obs[:, :, -1] == torch.tensor([2.0, 0.0])).all(-1).float().mean())
-    assert known == pytest.approx(3 / 8, abs=0.06)
-    assert metrics["recall/sureness"].tolist() == pytest.approx([4 * known - 1])
+    assert known == pytest.approx(2 / 9, abs=0.05)
+    assert metrics["recall/sureness"].tolist() == pytest.approx([known / 0.15 - 1])
     imitated = [bool(recall.sample(5).weights.all()) for _ in range(1000)]
-    assert sum(imitated) == pytest.approx(1000 * (4 * known - 1), abs=1)
+    assert sum(imitated) == pytest.approx(1000 * (known / 0.15 - 1), abs=1)
     assert recall.imitation_ratio == recall.config.imitation_ratio
     recall.observe(episode(steps(way((-9, -9), (-8, -9)))))  # no way leads from there
     assert recall.update()["recall/sureness"].tolist() == [0]
