@@ -65,8 +65,8 @@ def test_a_seed_that_numpy_drew_is_saved(tmp_path):
 def test_contributed_algorithms_are_served():
     contrib = pytest.importorskip("sb3_contrib")
     for model in (
-        contrib.TRPO("MlpPolicy", lines(2), **ON, batch_size=16, **net()),
-        contrib.TQC("MlpPolicy", lines(2), **OFF, **net()),
+        contrib.TRPO("MlpPolicy", lines(2), **ON, batch_size=16, seed=0, **net()),
+        contrib.TQC("MlpPolicy", lines(2), **OFF, seed=0, **net()),
     ):
         config = RecallConfig(source="critic", trace_length=10, search_length=10, rare_reward=1.0, model=SMALL.model)
         model.learn(96, callback=(callback := RecallTracesCallback(config)))
