@@ -282,8 +282,9 @@ class PPO(Learner):
         batch_size = self.recall.imitation_batch_size or batch_size
         # All of them first: which seeds have something to imitate is asked once then, and a GPU is waited for once.
         batches = [self.recall.sample(batch_size, self.value) for _ in range(count)]
-        some = torch.stack([traces.weights.sum(1) > 0 for traces in batches]).tolist() if batches else []
-        for traces, has_some in zip(batches, some, strict=True):
+        some = [traces.weights.sum(1) > 0 for traces in batches]
+        known = torch.stack(some).tolist() if some else []
+        for traces, imitates, has_some in zip(batches, some, known, strict=True):
             if not any(has_some):
                 continue
             valid = traces.mask.sum(1)
@@ -295,7 +296,7 @@ class PPO(Learner):
             self.policy_optimizer.step(learning_rate, active, scale)
             # Of each seed the last minibatch that it did not leave out.
             latest = metrics.get("imitation_loss", torch.zeros_like(loss))
-            metrics = {"imitation_loss": torch.where(traces.weights.sum(1) > 0, loss.detach(), latest)}
+            metrics = {"imitation_loss": torch.where(imitates, loss.detach(), latest)}
         return metrics
 
     # -- train ------------------------------------------------------------------------------------------------------

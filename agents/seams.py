@@ -20,12 +20,15 @@ Value = Callable[[Tensor], Tensor]
 class Imitation(Protocol):
     """Steps to imitate besides learning from reward: `RecallTraces`, self-imitation, or nothing."""
 
-    imitation_ratio: float
-    """Minibatches to imitate per gradient step of the learner."""
     imitation_batch_size: int | None
     """Steps of one seed in such a minibatch; None for as many as the learner's own have."""
     imitation_coefficient: float
     """Weight of the imitation loss."""
+
+    @property
+    def imitation_ratio(self) -> float:
+        """Minibatches to imitate per gradient step of the learner; may change with each update."""
+        ...
 
     def observe(self, transitions: Transitions, bonus: Tensor | None = None) -> None:
         """Take in a rollout `(T, S, N, ...)`, in time order, and the intrinsic rewards that the learner added, `(T, S, N)`."""

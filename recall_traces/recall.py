@@ -22,6 +22,7 @@ from recall_traces.memory import Memory
 from recall_traces.model import BacktrackingConfig, BacktrackingModel
 from recall_traces.seeding import restore_generator, seeded_generator
 from recall_traces.selection import Selection
+from recall_traces.share import ImitationShare
 from recall_traces.spaces import check_action_space, check_observation_space, tensor_dtype, tensor_shape
 from recall_traces.targets import SOURCES, Generated, HighValueStates, Targets, Value
 from recall_traces.ways import Predecessors, Ways
@@ -258,13 +259,7 @@ class RecallTraces:
         self.to_imagine: Pool | None = None
         self.updated = 0
         """`memory.time` at the last update."""
-        self.sureness: list[Tensor] = []
-        """How sure it was in the same updates that ways lead into the targets, `(S,)` each; nan where there were none."""
-        self.due = torch.zeros(num_seeds, device=self.device)
-        """Part of a minibatch that each seed's share has left over, `(S,)`."""
-        self.rarity = torch.ones(num_seeds, device=self.device)
-        """Share of the minibatches in which is imitated, by how rare reward was at the last update, `(S,)`."""
-        self.choose_share()
+        self.share = ImitationShare(num_seeds, c.rare_reward, c.buffer_updates, self.device)
 
     def observe(self, transitions: Transitions, bonus: Tensor | None = None) -> None:
         """Remember a rollout `(T, S, N, ...)`, in time order; column (s, n) goes on across calls.
@@ -312,13 +307,11 @@ class RecallTraces:
         kept = self.config.buffer_updates
         self.buffer = [*self.buffer, traces][-kept:]
         self.explorations = [*self.explorations, self.explore(targets, sure)][-kept:]
-        self.sureness = [*self.sureness, torch.where(targets.active.any(1), sure, torch.nan)][-kept:]
         length = traces.mask.sum((1, 2)) / targets.active.sum(1).clamp(min=1)
         novel = (targets.novel & targets.active).sum(1) / targets.active.sum(1).clamp(min=1)
         paid = (self.memory.steps.rewards[:, :, : len(self.memory)] > 0).float().mean((1, 2))
-        self.rarity = (2 - paid / self.config.rare_reward).clamp(0, 1)
-        self.choose_share()
-        metrics |= {"recall/rarity": self.rarity, "recall/sureness": self.sureness[-1], "recall/share": self.share}
+        self.share.update(paid, torch.where(targets.active.any(1), sure, torch.nan))
+        metrics |= self.share.describe()
         metrics |= {"recall/traces": targets.active.sum(1), "recall/trace_length": length, "recall/novelty_share": novel}
         return metrics | self.states.describe(targets)
 
@@ -339,10 +332,7 @@ class RecallTraces:
             among = [*self.buffer, *self.explorations]
             self.to_imitate = Pool(self.buffer, among, [traces.weights for traces in among], "obs", "actions")
         mask, obs, actions = self.to_imitate.draw(batch_size, self.generator)
-        self.due = self.due + self.share
-        imitates = self.due >= 1
-        self.due = self.due - imitates.float()
-        return Traces(obs, actions, mask, mask * imitates[:, None].float())
+        return Traces(obs, actions, mask, mask * self.share.take()[:, None].float())
 
     def imagine(self, batch_size: int) -> tuple[Transitions, Tensor] | None:
         """Draw recalled steps for the critics of an off-policy learner (Lai et al. 2020).
@@ -425,16 +415,10 @@ class RecallTraces:
         mask = (targets.novel & targets.active).repeat_interleave(shape[2], 1).view(shape)
         return Traces(obs, actions, mask, mask * sure[:, None, None])
 
-    def choose_share(self) -> None:
-        """How often each seed imitates; where none does, learners need not sample at all.
-
-        The share of the minibatches, and not the weight of each: a weight is undone by optimisers that rescale the gradient, as
-        Adam does, and by clipping its norm.
-        """
-        self.share = self.rarity
-        if self.sureness:
-            self.share = self.share * torch.stack(self.sureness).nanmean(0).nan_to_num(0.0)
-        self.imitation_ratio = self.config.imitation_ratio if bool(self.share.any()) else 0.0
+    @property
+    def imitation_ratio(self) -> float:
+        """Minibatches to imitate per gradient step of the learner; 0 where no seed imitates, so that nobody samples in vain."""
+        return 0.0 if self.share.nothing else self.config.imitation_ratio
 
     def break_off(self) -> None:
         """All environments were put elsewhere: what comes next continues no episode."""
@@ -448,24 +432,19 @@ class RecallTraces:
             "memory": self.memory.state_dict(),
             "states": self.states.state_dict(),
             "generator": self.generator.get_state(),
-            "rarity": self.rarity,
-            "due": self.due,
+            "share": self.share.state_dict(),
             "updated": torch.tensor(self.updated),
             "buffer": {str(k): vars(traces) for k, traces in enumerate(self.buffer)},
-            "sureness": {str(k): sure for k, sure in enumerate(self.sureness)},
             "explorations": {str(k): vars(traces) for k, traces in enumerate(self.explorations)},
             "unfitted": {str(k): vars(transitions) for k, transitions in enumerate(self.unfitted)},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` gave: traces are kept as they are, the rest is copied."""
-        for name in ("model", "cells", "memory", "states"):
+        for name in ("model", "cells", "memory", "states", "share"):
             getattr(self, name).load_state_dict(state[name])
         restore_generator(self.generator, state["generator"])
         self.updated = int(state["updated"])
         self.buffer = [Recalled(**state["buffer"][str(k)]) for k in range(len(state["buffer"]))]
         self.explorations = [Traces(**state["explorations"][str(k)]) for k in range(len(state["explorations"]))]
-        self.sureness = [state["sureness"][str(k)].clone() for k in range(len(state["sureness"]))]
-        self.rarity, self.due = state["rarity"].clone(), state["due"].clone()
-        self.choose_share()
         self.unfitted = [Transitions(**state["unfitted"][str(k)]) for k in range(len(state["unfitted"]))]

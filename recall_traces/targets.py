@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from recall_traces.cells import Cells
 from recall_traces.draws import draw
 from recall_traces.memory import Memory
+from recall_traces.progress import Progress
 
 Value = Callable[[Tensor], Tensor]
 Generated = Callable[[int], Tensor]
@@ -22,6 +24,8 @@ SCORED = 1024
 """Remembered states per seed that the critic is asked about at each update."""
 START_SHARE = 0.05
 """A cell is a start if at least this share of episodes began in it; with starts spread wide, none is."""
+
+PER_CELL = ("visits", "arrivals", "best_returns", "best_arrivals", "starts")
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class HighValueStates:
         self.source, self.memory, self.cells, self.generator = source, memory, cells, generator
         self.top_states, self.trace_length = top_states, trace_length
         self.given, self.generated = given, generated
-        self.novelty_power, self.recent_episodes = novelty_power, recent_episodes
+        self.novelty_power = novelty_power
         self.novelty_floor, self.novelty_ceiling = novelty_floor, novelty_ceiling
         num_seeds, device = len(memory.age), memory.age.device
         per_cell = (num_seeds, cells.num_cells)
@@ -87,20 +91,7 @@ class HighValueStates:
         self.best_returns = torch.full(per_cell, -torch.inf, device=device)
         self.best_arrivals = torch.full(per_cell, -1, dtype=torch.int64, device=device)
         self.starts = torch.zeros(per_cell, dtype=torch.int64, device=device)
-        self.paid = torch.zeros(num_seeds, dtype=torch.bool, device=device)
-        """Whether any episode ever had a positive return, `(S,)`."""
-        self.timeouts = torch.zeros(num_seeds, device=device)
-        """Episodes that ran out of time, `(S,)`."""
-        self.time_limit = torch.zeros(num_seeds, dtype=torch.int64, device=device)
-        """Steps of the longest of them, `(S,)`; shorter ones were broken off."""
-        self.timeout_return = torch.zeros(num_seeds, device=device)
-        """Sum of their returns, `(S,)`."""
-        self.recent_return = torch.zeros(num_seeds, device=device)
-        self.best_episode = torch.full((num_seeds,), -torch.inf, device=device)
-        self.best_recent = torch.zeros(num_seeds, device=device)
-        """Largest `recent_return` so far, at least 0, `(S,)`."""
-        self.stalled = torch.zeros(num_seeds, device=device)
-        """Episodes since then, `(S,)`."""
+        self.progress = Progress(num_seeds, recent_episodes, device)
 
     def observe(self, written: Tensor, positions: Tensor, just_closed: Tensor) -> None:
         """Take in what `Memory.observe` returned."""
@@ -117,9 +108,13 @@ class HighValueStates:
 
         age, length = memory.gather(memory.age, positions), memory.gather(memory.episode_lengths, positions)
         ended = just_closed & (age + 1 == length)
-        episode, success = self.score(ended, positions)
+        terminated = memory.gather(memory.steps.terminated, positions)
+        score, success, changed = self.progress.observe(
+            ended, terminated, memory.gather(memory.episode_returns, positions), length
+        )
+        self.best_returns.masked_fill_(changed[:, None], -torch.inf)
         enough_past = (age + 1) * 2 >= length.clamp(max=self.trace_length)
-        returns = torch.where(success, episode, memory.gather(memory.returns, positions))
+        returns = torch.where(success, score, memory.gather(memory.returns, positions))
         returns = torch.where(just_closed & enough_past, returns, -torch.inf)
         cells = memory.gather(memory.next_cells, positions)
         # What the ring has overwritten, or a better return outdoes, makes way.
@@ -129,56 +124,13 @@ class HighValueStates:
         is_best = (returns >= self.best_returns.gather(1, cells)) & returns.isfinite()
         self.best_arrivals.scatter_reduce_(1, cells, torch.where(is_best, memory.stamps(positions), -1), "amax")
 
-        count = ended.sum(1)
-        mean = torch.where(ended, episode, 0.0).sum(1) / count.clamp(min=1)
-        self.recent_return.lerp_(mean, (count / self.recent_episodes).clamp(max=1.0))
-        self.best_episode = torch.maximum(self.best_episode, torch.where(ended, episode, -torch.inf).amax(1))
-        self.stalled = torch.where(self.recent_return > self.best_recent, 0.0, self.stalled + count)
-        self.best_recent = torch.maximum(self.best_recent, self.recent_return)
-
-    def score(self, ended: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """What episodes that ended with the steps at positions `(S, K)` were worth, and which of these reached a goal unpaid.
-
-        Their return; but where no return was ever positive, because every step costs something until a goal ends the episode, by
-        how much it beats the mean of the episodes that ran out of time, if it ended by itself, and otherwise 0. Those ran out of
-        time that are as long as the longest one that was cut off.
-        """
-        returns = self.memory.gather(self.memory.episode_returns, positions)
-        terminated = self.memory.gather(self.memory.steps.terminated, positions)
-        lengths = self.memory.gather(self.memory.episode_lengths, positions)
-        longest = torch.where(ended & ~terminated, lengths, 0).amax(1)
-        for values in (self.timeouts, self.timeout_return):
-            values.masked_fill_(longest > self.time_limit, 0.0)
-        self.time_limit = torch.maximum(self.time_limit, longest)
-        timed_out = ended & ~terminated & (lengths == self.time_limit[:, None])
-        self.timeouts += timed_out.sum(1)
-        self.timeout_return += torch.where(timed_out, returns, 0.0).sum(1)
-        paid = self.paid | (ended & (returns > 0)).any(1)
-        changed = paid & ~self.paid & (self.best_episode > 0)
-        self.paid = paid
-        # What was measured against running out of time is no return.
-        self.best_returns.masked_fill_(changed[:, None], -torch.inf)
-        self.best_episode.masked_fill_(changed, -torch.inf)
-        for values in (self.recent_return, self.best_recent, self.stalled):
-            values.masked_fill_(changed, 0.0)
-        better = returns - (self.timeout_return / self.timeouts)[:, None]  # nan before any ran out of time
-        success = ended & terminated & (better > 0) & ~paid[:, None]
-        return torch.where(paid[:, None], returns, torch.where(success, better, 0.0)), success
-
     def novelty_share(self) -> Tensor:
-        """Share of novelty in `auto`, `(S,)`: 1 before any reward; then small while the policy gets better.
+        """Share of novelty in `auto`, `(S,)`: 1 before any reward, then what the policy lacks of the best episode's score.
 
-        It is what the recent return lacks of the best episode's, scaled up from 0 while for `recent_episodes` episodes the recent
-        return has not been higher than ever. A policy that learns needs no novelty to be drawn away by; one that stalls
-        does.
-
-        Only positive returns count as reward, or a goal that ended an episode before its time (`score`). Where doing nothing
-        gives 0 and trying costs, the best return is that of idling: not something to recall.
+        A policy that learns needs no novelty to be drawn away by; one that stalls does.
         """
-        lacking = 1 - self.recent_return / self.best_episode
-        share = lacking * (self.stalled / self.recent_episodes).clamp(max=1.0)
-        share = share.clamp(self.novelty_floor, self.novelty_ceiling)
-        return torch.where(self.best_episode > 0, share, 1.0)
+        share = self.progress.lacking.clamp(self.novelty_floor, self.novelty_ceiling)
+        return torch.where(self.progress.rewarded, share, 1.0)
 
     def choose(self, count: int, value: Value | None) -> Targets:
         """Draw `count` targets per seed, independently."""
@@ -294,16 +246,15 @@ class HighValueStates:
         start = self.starts >= START_SHARE * self.starts.sum(1, keepdim=True)
         return start.gather(1, cells.flatten(1)).view(cells.shape)
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Any]:
         """All counts and stamps."""
-        per_cell = ("visits", "arrivals", "best_returns", "best_arrivals", "starts")
-        per_seed = ("paid", "timeouts", "time_limit", "timeout_return", "recent_return", "best_episode", "best_recent", "stalled")
-        return {name: getattr(self, name) for name in (*per_cell, *per_seed)}
+        return {name: getattr(self, name) for name in PER_CELL} | {"progress": self.progress.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Copy what `state_dict` gave."""
-        for name, value in self.state_dict().items():
-            value.copy_(state[name])
+        self.progress.load_state_dict(state["progress"])
+        for name in PER_CELL:
+            getattr(self, name).copy_(state[name])
 
 
 def ranks(values: Tensor) -> Tensor:

@@ -218,14 +218,14 @@ def run_arm(
 def remark_on(recall: RecallTraces) -> str:
     """What whoever wonders about the arm's curve should know; empty if there is nothing."""
     rewards = recall.memory.steps.rewards[:, :, : len(recall.memory)]
-    if not recall.rarity.any():
+    if not recall.share.rarity.any():
         rare = recall.config.rare_reward
         return f"nothing is imitated where more than {2 * rare:.0%} of the steps pay (--recall.rare-reward {rare})"
     if not any(traces.mask.any() for traces in recall.buffer):
         return "there were no states to recall from, or no way into any, so nothing was imitated at last"
     if recall.config.imitation_ratio and not recall.imitation_ratio:
         return "the model knew ways into too few of the states to recall, so nothing was imitated at last (recall/sureness)"
-    explores = recall.config.source in ("auto", "novelty") and not (recall.states.best_episode > 0).any()
+    explores = recall.config.source in ("auto", "novelty") and not recall.states.progress.rewarded.any()
     if explores and (rewards < 0).float().mean() > 0.5:
         return "no goal was reached and most steps cost, so only ways to novel states were imitated: that can hold a learner back"
     return ""
