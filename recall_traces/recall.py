@@ -6,7 +6,7 @@ observe --> memory --> targets --> traces (model, own record or truth) --> chose
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium
@@ -300,17 +300,23 @@ class RecallTraces:
         """
         if not self.memory.time:
             raise ValueError("there is nothing to recall yet: call observe before update")
+        paid = (self.memory.steps.rewards[:, :, : len(self.memory)] > 0).float().mean((1, 2))
+        self.share.observe_rewards(paid)
         targets = self.states.choose(self.config.traces_per_update, value)
-        metrics = self.fit(targets) if self.config.traces_from == "model" else {}
-        traces, sure = self.recall(targets)
+        # Where nothing is going to be imitated or imagined, all that follows would be in vain.
+        idle = not self.share.rare and not self.config.imagined_share
+        if idle:
+            targets = replace(targets, active=torch.zeros_like(targets.active))
+        fits = self.config.traces_from == "model" and (self.model.learns_once or not idle)
+        metrics = self.fit(targets) if fits else {}
+        traces, sure = self.recall(targets, idle)
         self.updated = self.memory.time
         kept = self.config.buffer_updates
         self.buffer = [*self.buffer, traces][-kept:]
         self.explorations = [*self.explorations, self.explore(targets, sure)][-kept:]
         length = traces.mask.sum((1, 2)) / targets.active.sum(1).clamp(min=1)
         novel = (targets.novel & targets.active).sum(1) / targets.active.sum(1).clamp(min=1)
-        paid = (self.memory.steps.rewards[:, :, : len(self.memory)] > 0).float().mean((1, 2))
-        self.share.update(paid, torch.where(targets.active.any(1), sure, torch.nan))
+        self.share.observe_ways(torch.where(targets.active.any(1), sure, torch.nan))
         metrics |= self.share.describe()
         metrics |= {"recall/traces": targets.active.sum(1), "recall/trace_length": length, "recall/novelty_share": novel}
         return metrics | self.states.describe(targets)
@@ -388,9 +394,10 @@ class RecallTraces:
             fitted = self.model.fit(self.memory.at(self.memory.sample(count, self.generator)), c.model_updates)
         return {f"recall/model_{name}": value for name, value in fitted.items()}
 
-    def recall(self, targets: Targets) -> tuple[Recalled, Tensor]:
-        """Recall a way into each target, `(S, B, L, ...)`, weighted by how sure it is that ways lead there, `(S,)`."""
-        obs, actions, mask, sure = self.ways.into(targets, self.memory.time - self.updated)
+    def recall(self, targets: Targets, idle: bool = False) -> tuple[Recalled, Tensor]:
+        """Recall a way into each target, `(S, B, L, ...)`, weighted by how sure it is that ways lead there, `(S,)`; idle, none."""
+        newest = self.memory.time - self.updated
+        obs, actions, mask, sure = self.ways.none(targets) if idle else self.ways.into(targets, newest)
         next_obs = torch.cat([obs[:, :, 1:], targets.obs[:, :, None]], 2)
         position, held = self.memory.find(targets.stamps)
         terminated, known_end = torch.zeros_like(mask), torch.ones_like(mask)

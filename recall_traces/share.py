@@ -29,25 +29,25 @@ class ImitationShare:
         """How sure it was in recent updates that ways lead into the targets, `(S,)` each; nan where there were none."""
         self.share = self.rarity
         """Share of the minibatches, `(S,)`."""
-        self.nothing = False
-        """Whether it is 0 for every seed; known on the host, since learners ask in every gradient step."""
+        self.rare, self.nothing = True, False
+        """Whether reward is rare for any seed, and whether the share is 0 for every seed; on the host, for learners ask in every
+        gradient step."""
         self.due = torch.zeros(num_seeds, device=device)
         """Part of a minibatch that the share has left over, `(S,)`."""
 
-    def update(self, paid: Tensor, sure: Tensor) -> None:
-        """Choose anew.
-
-        Args:
-            paid: Share of the remembered steps that paid, `(S,)`.
-            sure: How sure it is that this update's ways lead into its targets, from 0 to 1, `(S,)`; nan where there are none.
-        """
+    def observe_rewards(self, paid: Tensor) -> None:
+        """Take in which share of the remembered steps paid, `(S,)`."""
         self.rarity = (2 - paid / self.rare_reward).clamp(0, 1)
+        self.choose()
+
+    def observe_ways(self, sure: Tensor) -> None:
+        """Take in how sure it is that an update's ways lead into its targets, from 0 to 1, `(S,)`; nan where there are none."""
         self.sureness = [*self.sureness, sure][-self.updates :]
         self.choose()
 
     def choose(self) -> None:
         """Set the share by rarity and sureness."""
-        self.share = self.rarity
+        self.rare, self.share = bool(self.rarity.any()), self.rarity
         if self.sureness:
             self.share = self.share * torch.stack(self.sureness).nanmean(0).nan_to_num(0.0)
         self.nothing = not bool(self.share.any())

@@ -87,6 +87,14 @@ class Ways:
         ways = (torch.where(found.view(*found.shape, *[1] * (x.dim() - 2)), x, y) for x, y in pairs)
         return *ways, (found.sum(1) / targets.active.sum(1).clamp(min=1) / TOO_FEW - 1).clamp(0, 1)
 
+    def none(self, targets: Targets) -> tuple[Tensor, ...]:
+        """The same where no way is looked for."""
+        actions, device = self.memory.steps.actions, targets.obs.device
+        shape = (*targets.active.shape, self.trace_length)
+        obs = targets.obs.new_zeros(*shape, *targets.obs.shape[2:])
+        mask = torch.zeros(shape, dtype=torch.bool, device=device)
+        return obs, actions.new_zeros(*shape, *actions.shape[3:]), mask, torch.zeros(len(mask), device=device)
+
     def best_of_candidates(self, targets: Targets) -> tuple[Tensor, ...]:
         """Of several ways into each target the one with the fewest steps from a start: obs, actions, mask, `(S, B, L, ...)`."""
         length = self.trace_length if self.candidates == 1 else max(self.search_length, self.trace_length)

@@ -120,12 +120,38 @@ def test_imitation_fades_where_reward_is_not_rare() -> None:
         other = make_recall(rare_reward=0.1)
         other.load_state_dict(recall.state_dict())
         assert other.imitation_ratio == recall.imitation_ratio
-        assert all(bool(sample.mask.all()) for sample in samples)
+        assert all(bool(sample.mask.all()) == (expected > 0) for sample in samples)
         # All steps of a minibatch or none.
         assert [sample.weights.sum().item() for sample in samples].count(7.0) == 10 * expected
         assert [sample.weights.sum().item() for sample in samples].count(0.0) == 10 - 10 * expected
     with pytest.raises(ValueError, match="rare_reward must be above 0, not 0"):
         make_recall(rare_reward=0)
+
+
+@pytest.mark.parametrize("model", [NEIGHBOURS, SMALL])
+def test_where_reward_is_rare_for_no_seed_nothing_is_fitted_or_recalled_until_it_is(model: BacktrackingConfig) -> None:
+    space = spaces.Box(-3.0, 3.0, (2,))
+    recall = make_recall(rare_reward=0.1, num_seeds=2, space=space, model=model, memory_size=100)
+    generator = torch.Generator().manual_seed(0)
+
+    def observe(share: float) -> None:
+        rollout = random_rollout(generator, 100, 2, 1, space)
+        paying = torch.arange(100) < 100 * share
+        recall.observe(dataclasses.replace(rollout, rewards=paying.float()[:, None, None].expand(-1, 2, 1)))
+
+    observe(0.5)
+    before = copy.deepcopy(recall.model.state_dict())
+    metrics = recall.update()
+    torch.testing.assert_close(recall.model.state_dict(), before, rtol=0, atol=0)
+    assert metrics["recall/traces"].tolist() == metrics["recall/share"].tolist() == [0, 0]
+    sample = recall.sample(5)
+    assert sample.obs.shape == (2, 5, 2)
+    assert not sample.mask.any()
+    assert recall.imitation_ratio == 0
+    observe(0.05)
+    assert (recall.update()["recall/traces"] > 0).all()
+    assert recall.imitation_ratio > 0
+    assert recall.sample(5).mask.all()
 
 
 def test_each_seed_imitates_its_own_share_of_the_minibatches_also_when_it_was_saved_between_two() -> None:
