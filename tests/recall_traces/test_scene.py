@@ -174,6 +174,9 @@ def test_what_cannot_be_drawn_is_said_in_one_sentence():
     holding(recall, states).buffer[0].mask[:] = False
     with pytest.raises(ValueError, match="seed 0 has recalled no traces yet"):
         make_scene(recall, first_coordinate, 0, env.floor_plan())
+    recall.share.rare = False
+    with pytest.raises(ValueError, match="no traces: reward is not rare there"):
+        make_scene(recall, first_coordinate, 0, env.floor_plan())
     rooms = envs.make("FourRooms-7")
     cells = torch.tensor([40, 39])
     with pytest.raises(ValueError, match="single numbers"):
