@@ -395,7 +395,7 @@ class RecallTraces:
         return {f"recall/model_{name}": value for name, value in fitted.items()}
 
     def recall(self, targets: Targets, idle: bool = False) -> tuple[Recalled, Tensor]:
-        """Recall a way into each target, `(S, B, L, ...)`, weighted by how sure it is that ways lead there, `(S,)`; idle, none."""
+        """A way into each target, `(S, B, L, ...)`, weighted by how sure it is that ways lead there, `(S,)`; idle: none."""
         newest = self.memory.time - self.updated
         obs, actions, mask, sure = self.ways.none(targets) if idle else self.ways.into(targets, newest)
         next_obs = torch.cat([obs[:, :, 1:], targets.obs[:, :, None]], 2)

@@ -31,7 +31,11 @@ def learner_of(arm, env):
     recall = object()
     if arm == "recall":
         recall = RecallTraces(
-            env.observation_space, env.action_space, RecallConfig(memory_size=64, search_length=64, rare_reward=1.0), num_seeds=2, num_envs=1
+            env.observation_space,
+            env.action_space,
+            RecallConfig(memory_size=64, search_length=64, rare_reward=1.0),
+            num_seeds=2,
+            num_envs=1,
         )
         here = torch.full((2, 2, 1), 40)
         never = torch.zeros(2, 2, 1, dtype=torch.bool)
