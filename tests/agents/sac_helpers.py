@@ -1,12 +1,16 @@
 """What tests of SAC use beside the helpers of PPO: a seed's state, critics included, and made-up minibatches."""
 
+import numpy as np
 import torch
+from gymnasium import spaces
 from ppo_helpers import CLOSE, tensors
 
 from recall_traces.agents.replay import Drawn
 from recall_traces.agents.sac import Batch
 from recall_traces.agents.seams import NoImitation
 from recall_traces.data import Traces
+
+UNEQUAL = spaces.Box(np.array([-2, 0], np.float32), np.array([2, 5], np.float32))
 
 
 def of_seed(value, num_seeds, seed):
