@@ -125,13 +125,13 @@ class NeighbourModel:
             self.shift = 1 - arrived.amin(1, keepdim=True)
             columns = (arrived + self.shift).numpy(), (~self.stood).numpy()
             self.trees = [(KDTree(x[kept]), kept.nonzero()[0]) for x, kept in zip(*columns, strict=True)]
-        count, reach = min(self.neighbours, self.next_obs.shape[1]), REACH * self.bandwidth
+        count, reach, workers = min(self.neighbours, self.next_obs.shape[1]), REACH * self.bandwidth, torch.get_num_threads()
         indices = np.zeros((*states.shape[:2], count), np.int64)
         distances = np.full(indices.shape, np.inf)
         asked = (states * self.per_step).double() + self.shift
         for s, (rows, (tree, kept)) in enumerate(zip(asked.numpy(), self.trees, strict=True)):
             if len(kept):
-                distances[s], found = tree.query(rows, range(1, count + 1), distance_upper_bound=reach)
+                distances[s], found = tree.query(rows, range(1, count + 1), distance_upper_bound=reach, workers=workers)
                 indices[s] = kept[np.minimum(found, len(kept) - 1)]
         weights = -0.5 * (torch.from_numpy(distances).float() / self.bandwidth).square()
         return torch.from_numpy(indices), weights
@@ -189,15 +189,23 @@ class NeighbourModel:
 
     def sample_traces(self, states: Tensor, length: int) -> Traces:
         """Draw a trace into each state `(S, B, *observation)`, `(S, B, L, ...)`: from one step of the support to the next."""
-        steps, weights = self.nearest(states)
-        alive = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-        found = []
-        for _ in range(length):
-            step, known = self.draw(steps, weights)
-            alive = alive & known
+        step, alive = self.draw(*self.nearest(states))
+        # Steps of all seeds in one row, and what comes before each by running sums: one number per draw, and no logarithms.
+        support, count = self.before.shape[1:]
+        first = self.rows * support
+        before = (self.before + first[..., None]).flatten()
+        known = self.weights.isfinite().any(2).flatten()
+        running = self.weights.flatten(0, 1).exp().cumsum(1)
+        running = running / running[:, -1:]
+        step, alive = (step + first).flatten(), alive.flatten()
+        found = [(step, alive)]
+        for _ in range(length - 1):
+            draws = torch.rand(len(step), 1, generator=self.generator, device=step.device)
+            which = (running[step] <= draws).sum(1)
+            alive, step = alive & known[step], before[step * count + which]
             found.append((step, alive))
-            steps, weights = self.before[self.rows, step], self.weights[self.rows, step]
-        step, mask = (torch.stack(column[::-1], 2) for column in zip(*found, strict=True))
+        step, mask = (torch.stack(column[::-1], 1).unflatten(0, states.shape[:2]) for column in zip(*found, strict=True))
+        step = step - first[..., None]
         obs, actions = self.pick(self.obs, step), self.pick(self.actions, step)
         return Traces(torch.where(self.scale[:, None] > 0, obs, states[:, :, None]), actions, mask, mask.float())
 
