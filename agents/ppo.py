@@ -283,20 +283,20 @@ class PPO(Learner):
         # All of them first: which seeds have something to imitate is asked once then, and a GPU is waited for once.
         batches = [self.recall.sample(batch_size, self.value) for _ in range(count)]
         some = [traces.weights.sum(1) > 0 for traces in batches]
-        known = torch.stack(some).tolist() if some else []
-        for traces, imitates, has_some in zip(batches, some, known, strict=True):
-            if not any(has_some):
+        on_host = torch.stack(some).tolist() if some else []
+        for traces, has_some, known in zip(batches, some, on_host, strict=True):
+            if not any(known):
                 continue
             valid = traces.mask.sum(1)
             log_probs = self.log_prob(traces.obs, traces.actions)
             loss = -(traces.weights * log_probs).sum(1) / valid.clamp(min=1)
             backward(self.recall.imitation_coefficient * loss, self.policy_optimizer)
             scale = clip_scale(self.config.max_grad_norm, self.policy_optimizer)
-            active = [a and b for a, b in zip(self.alive, has_some, strict=True)]
+            active = [a and b for a, b in zip(self.alive, known, strict=True)]
             self.policy_optimizer.step(learning_rate, active, scale)
             # Of each seed the last minibatch that it did not leave out.
             latest = metrics.get("imitation_loss", torch.zeros_like(loss))
-            metrics = {"imitation_loss": torch.where(imitates, loss.detach(), latest)}
+            metrics = {"imitation_loss": torch.where(has_some, loss.detach(), latest)}
         return metrics
 
     # -- train ------------------------------------------------------------------------------------------------------

@@ -209,6 +209,8 @@ class RecallTraces:
         if given is not None and not (given.isfinite().all() and all(row in observation_space for row in given.cpu().numpy())):
             raise ValueError(f"given states must lie in {self.observation_space}, and not all of them do")
         self.imitation_batch_size, self.imitation_coefficient = c.imitation_batch_size, c.imitation_coefficient
+        self.each_update = seeded_generator(seed, "updates of recall")
+        """Seeds the others anew at each update, so that what had to be drawn for one seed changes nothing for another later."""
         self.generator = seeded_generator(seed, "recall", self.device)
         self.model = BacktrackingModel(
             self.observation_space, action_space, num_seeds, seed, self.device, c.model, c.imagined_share > 0
@@ -300,16 +302,14 @@ class RecallTraces:
         """
         if not self.memory.time:
             raise ValueError("there is nothing to recall yet: call observe before update")
-        paid = (self.memory.steps.rewards[:, :, : len(self.memory)] > 0).float().mean((1, 2))
-        self.share.observe_rewards(paid)
+        for generator in (self.generator, self.model.generator):
+            generator.manual_seed(int(torch.randint(2**62, (), generator=self.each_update)))
+        rare = self.share.observe_rewards((self.memory.steps.rewards[:, :, : len(self.memory)] > 0).float().mean((1, 2)))
         targets = self.states.choose(self.config.traces_per_update, value)
-        # Where nothing is going to be imitated or imagined, all that follows would be in vain.
-        idle = not self.share.rare and not self.config.imagined_share
-        if idle:
-            targets = replace(targets, active=torch.zeros_like(targets.active))
-        fits = self.config.traces_from == "model" and (self.model.learns_once or not idle)
-        metrics = self.fit(targets) if fits else {}
-        traces, sure = self.recall(targets, idle)
+        if not self.config.imagined_share:  # nothing is going to be imitated where reward is not rare
+            targets = replace(targets, active=targets.active & rare[:, None])
+        metrics = self.fit(targets) if self.config.traces_from == "model" else {}
+        traces, sure = self.recall(targets)
         self.updated = self.memory.time
         kept = self.config.buffer_updates
         self.buffer = [*self.buffer, traces][-kept:]
@@ -329,8 +329,8 @@ class RecallTraces:
             value: Not needed here; other things to imitate weigh steps by it.
 
         Returns:
-            Steps `(S, B, ...)`; mask and weights are 0 for a seed that has none with a weight, weights also in the share of the
-            calls that it leaves out, because reward is not rare or too few ways are known.
+            Steps `(S, B, ...)`; mask and weights are 0 for a seed that has none with a weight or imitates nothing, weights also
+            in the share of the calls that it leaves out, because reward is not rare or too few ways are known.
         """
         if not self.buffer:
             raise ValueError("there are no traces to sample from yet: call update first")
@@ -338,7 +338,9 @@ class RecallTraces:
             among = [*self.buffer, *self.explorations]
             self.to_imitate = Pool(self.buffer, among, [traces.weights for traces in among], "obs", "actions")
         mask, obs, actions = self.to_imitate.draw(batch_size, self.generator)
-        return Traces(obs, actions, mask, mask * self.share.take()[:, None].float())
+        imitates = self.share.take()[:, None].float()
+        mask = mask & (self.share.of_minibatches > 0)[:, None]
+        return Traces(obs, actions, mask, mask * imitates)
 
     def imagine(self, batch_size: int) -> tuple[Transitions, Tensor] | None:
         """Draw recalled steps for the critics of an off-policy learner (Lai et al. 2020).
@@ -364,13 +366,15 @@ class RecallTraces:
         return Transitions(obs, actions, rewards, next_obs, terminated, torch.zeros_like(terminated)), mask
 
     def fit(self, targets: Targets) -> dict[str, Any]:
-        """Fit the model on what is remembered; neighbours above all on the ends of the recorded ways into targets.
+        """Fit the model on what is remembered; neighbours, if there are targets, above all on the ends of recorded ways there.
 
         Or what is known of the way into a target would often break off: of a long memory a support holds every tenth step, and
         in many dimensions no other step lies near.
         """
         c, count = self.config, self.config.model_updates * self.config.model.batch_size
         neighbours = self.model.kind == "neighbours"
+        if neighbours and not bool(targets.active.any()):  # they begin anew with every fit
+            return {}
         first = self.selection.ways_into(self.states.recorded(targets)[..., 0], c.trace_length) if neighbours else None
         if c.fit_on == "top":
             top = self.selection.best(c.top_fraction)
@@ -394,10 +398,9 @@ class RecallTraces:
             fitted = self.model.fit(self.memory.at(self.memory.sample(count, self.generator)), c.model_updates)
         return {f"recall/model_{name}": value for name, value in fitted.items()}
 
-    def recall(self, targets: Targets, idle: bool = False) -> tuple[Recalled, Tensor]:
-        """A way into each target, `(S, B, L, ...)`, weighted by how sure it is that ways lead there, `(S,)`; idle: none."""
-        newest = self.memory.time - self.updated
-        obs, actions, mask, sure = self.ways.none(targets) if idle else self.ways.into(targets, newest)
+    def recall(self, targets: Targets) -> tuple[Recalled, Tensor]:
+        """Recall a way into each target, `(S, B, L, ...)`, weighted by how sure it is that ways lead there, `(S,)`."""
+        obs, actions, mask, sure = self.ways.into(targets, self.memory.time - self.updated)
         next_obs = torch.cat([obs[:, :, 1:], targets.obs[:, :, None]], 2)
         position, held = self.memory.find(targets.stamps)
         terminated, known_end = torch.zeros_like(mask), torch.ones_like(mask)
@@ -438,6 +441,7 @@ class RecallTraces:
             "cells": self.cells.state_dict(),
             "memory": self.memory.state_dict(),
             "states": self.states.state_dict(),
+            "each_update": self.each_update.get_state(),
             "generator": self.generator.get_state(),
             "share": self.share.state_dict(),
             "updated": torch.tensor(self.updated),
@@ -450,6 +454,7 @@ class RecallTraces:
         """Take over what `state_dict` gave: traces are kept as they are, the rest is copied."""
         for name in ("model", "cells", "memory", "states", "share"):
             getattr(self, name).load_state_dict(state[name])
+        restore_generator(self.each_update, state["each_update"])
         restore_generator(self.generator, state["generator"])
         self.updated = int(state["updated"])
         self.buffer = [Recalled(**state["buffer"][str(k)]) for k in range(len(state["buffer"]))]

@@ -77,11 +77,8 @@ def make_scene(recall: RecallTraces, value: Value, seed: int, plan: FloorPlan | 
     """
     steps, memory = recalled_steps(recall, seed), recall.memory
     if not len(steps.obs):
-        why = (
-            " yet"
-            if recall.share.rare
-            else ": reward is not rare there, and traces are recalled only where it is (recall.rare_reward)"
-        )
+        not_rare = ": reward is not rare there, and traces are recalled only where it is (recall.rare_reward)"
+        why = " yet" if recall.share.rarity[seed] > 0 else not_rare
         raise ValueError(f"seed {seed} has recalled no traces{why}")
     arrived = memory.steps.next_obs[seed, :, : len(memory)].flatten(0, 1)
     began = memory.steps.obs[seed, :, : len(memory)][memory.age[seed, :, : len(memory)] == 0]

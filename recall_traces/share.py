@@ -27,41 +27,40 @@ class ImitationShare:
         """How rare reward was at the last update, from 0 to 1, `(S,)`."""
         self.sureness: list[Tensor] = []
         """How sure it was in recent updates that ways lead into the targets, `(S,)` each; nan where there were none."""
-        self.share = self.rarity
-        """Share of the minibatches, `(S,)`."""
-        self.rare, self.nothing = True, False
-        """Whether reward is rare for any seed, and whether the share is 0 for every seed; on the host, for learners ask in every
-        gradient step."""
+        self.of_minibatches = self.rarity
+        """The share, `(S,)`."""
+        self.nothing = False
+        """Whether it is 0 for every seed; known on the host, since learners ask in every gradient step."""
         self.due = torch.zeros(num_seeds, device=device)
         """Part of a minibatch that the share has left over, `(S,)`."""
 
-    def observe_rewards(self, paid: Tensor) -> None:
-        """Take in which share of the remembered steps paid, `(S,)`."""
+    def observe_rewards(self, paid: Tensor) -> Tensor:
+        """Take in which share of the remembered steps paid, `(S,)`; gives for which seeds that is rare, bool `(S,)`."""
         self.rarity = (2 - paid / self.rare_reward).clamp(0, 1)
-        self.choose()
+        return self.rarity > 0
 
     def observe_ways(self, sure: Tensor) -> None:
-        """Take in how sure it is that an update's ways lead into its targets, from 0 to 1, `(S,)`; nan where there are none."""
+        """Choose by how sure it is that an update's ways lead into its targets, from 0 to 1, `(S,)`; nan where there are none."""
         self.sureness = [*self.sureness, sure][-self.updates :]
         self.choose()
 
     def choose(self) -> None:
         """Set the share by rarity and sureness."""
-        self.rare, self.share = bool(self.rarity.any()), self.rarity
+        self.of_minibatches = self.rarity
         if self.sureness:
-            self.share = self.share * torch.stack(self.sureness).nanmean(0).nan_to_num(0.0)
-        self.nothing = not bool(self.share.any())
+            self.of_minibatches = self.rarity * torch.stack(self.sureness).nanmean(0).nan_to_num(0.0)
+        self.nothing = not bool(self.of_minibatches.any())
 
     def take(self) -> Tensor:
         """Which seeds imitate in the next minibatch, bool `(S,)`: evenly spread, so that each has its share."""
-        self.due = self.due + self.share
+        self.due = self.due + self.of_minibatches
         imitates = self.due >= 1
         self.due = self.due - imitates.float()
         return imitates
 
     def describe(self) -> dict[str, Tensor]:
         """What to log of the last update, each `(S,)`."""
-        return {"recall/rarity": self.rarity, "recall/sureness": self.sureness[-1], "recall/share": self.share}
+        return {"recall/rarity": self.rarity, "recall/sureness": self.sureness[-1], "recall/share": self.of_minibatches}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a run needs to go on exactly."""

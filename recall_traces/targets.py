@@ -26,6 +26,7 @@ START_SHARE = 0.05
 """A cell is a start if at least this share of episodes began in it; with starts spread wide, none is."""
 
 PER_CELL = ("visits", "arrivals", "best_returns", "best_arrivals", "starts")
+"""What is kept for each cell."""
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,8 @@ class Ways:
         Returns:
             obs, actions and mask `(S, B, L, ...)`, aligned at the end; and how sure it is that ways lead there at all, `(S,)`.
         """
+        if not bool(targets.active.any()):
+            return self.none(targets)
         if not self.searches:
             return *self.best_of_candidates(targets), torch.ones(len(targets.active), device=targets.obs.device)
         shortest, others = self.shortest(targets, newest), self.best_of_candidates(targets)
@@ -88,7 +90,7 @@ class Ways:
         return *ways, (found.sum(1) / targets.active.sum(1).clamp(min=1) / TOO_FEW - 1).clamp(0, 1)
 
     def none(self, targets: Targets) -> tuple[Tensor, ...]:
-        """The same where no way is looked for."""
+        """The same where there are no targets."""
         actions, device = self.memory.steps.actions, targets.obs.device
         shape = (*targets.active.shape, self.trace_length)
         obs = targets.obs.new_zeros(*shape, *targets.obs.shape[2:])

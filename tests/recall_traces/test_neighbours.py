@@ -78,18 +78,18 @@ def test_traces_go_on_where_two_episodes_meet_and_never_beyond_what_was_seen() -
 
 
 def test_what_came_before_is_drawn_in_proportion_to_how_near_it_arrived() -> None:
-    """Each seed has its own last step and three that arrived aside of where it began, by parts of the kernel's width of 0.25."""
+    """Each seed has its own two last steps and three that arrived aside of where these began, by parts of the kernel's width."""
     aside = torch.tensor([[0.0, 1.0, 2.0], [2.5, 0.5, 1.5]])
-    last = torch.tensor([5.0, 7.0])[:, None, None].expand(-1, 1, 2)
-    before = last - 1 + 0.25 * torch.stack([aside, torch.zeros(2, 3)], 2)
+    last = torch.tensor([[6.0, 5.0], [7.0, 8.0]])[:, :, None].expand(-1, -1, 2)
+    before = last.amin(1, keepdim=True) - 1 + 0.25 * torch.stack([aside, torch.zeros(2, 3)], 2)
     obs = torch.cat([last, before], 1)
     model = make_model(seeds=2)
     model.fit(steps(obs, torch.ones_like(obs), obs + 1))
     draws = 20_000
-    traces = model.sample_traces((last + 1).expand(-1, draws, -1), 3)
-    assert traces.mask.float().mean((0, 1)).tolist() == [0, 1, 1]
-    assert torch.equal(traces.obs[:, :, 2], last.expand(-1, draws, -1))
+    traces = model.sample_traces((last.amax(1, keepdim=True) + 1).expand(-1, draws, -1), 4)
+    assert traces.mask.float().mean((0, 1)).tolist() == [0, 1, 1, 1]
     for seed in range(2):
+        assert torch.equal(traces.obs[seed, :, 2:], last[seed].sort(0).values.expand(draws, -1, -1))
         shares = (traces.obs[seed, :, 1, None] == before[seed]).all(2).float().mean(0)
         torch.testing.assert_close(shares, torch.softmax(-aside[seed].square() / 2, 0), atol=0.015, rtol=0)
 

@@ -128,46 +128,96 @@ def test_imitation_fades_where_reward_is_not_rare() -> None:
         make_recall(rare_reward=0)
 
 
-@pytest.mark.parametrize("model", [NEIGHBOURS, SMALL])
-def test_where_reward_is_rare_for_no_seed_nothing_is_fitted_or_recalled_until_it_is(model: BacktrackingConfig) -> None:
-    space = spaces.Box(-3.0, 3.0, (2,))
+def paying(shares: list[float], generators: list[torch.Generator], space: spaces.Space) -> Transitions:
+    """100 steps of each seed, of which a share pays; its own generator says what happens."""
+    rollouts = [random_rollout(generator, 100, 1, 1, space) for generator in generators]
+    for rollout, share in zip(rollouts, shares, strict=True):
+        rollout.rewards[:] = (torch.arange(100) < 100 * share).float()[:, None, None]
+    return Transitions(*(torch.cat(column, 1) for column in zip(*(vars(r).values() for r in rollouts), strict=True)))
+
+
+PLANE = spaces.Box(-3.0, 3.0, (2,))
+KINDS = {"table": (SPACE, BacktrackingConfig()), "neighbours": (PLANE, NEIGHBOURS), "network": (PLANE, SMALL)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_while_reward_is_rare_for_no_seed_nothing_is_recalled(kind: str) -> None:
+    """Neighbours are not even fitted; what learns bit by bit goes on."""
+    space, model = KINDS[kind]
     recall = make_recall(rare_reward=0.1, num_seeds=2, space=space, model=model, memory_size=100)
-    generator = torch.Generator().manual_seed(0)
-
-    def observe(share: float) -> None:
-        rollout = random_rollout(generator, 100, 2, 1, space)
-        paying = torch.arange(100) < 100 * share
-        recall.observe(dataclasses.replace(rollout, rewards=paying.float()[:, None, None].expand(-1, 2, 1)))
-
-    observe(0.5)
-    before = copy.deepcopy(recall.model.state_dict())
+    generators, steps = [torch.Generator().manual_seed(seed) for seed in range(2)], recall.memory.steps
+    for _ in range(3):
+        recall.observe(paying([0.5, 0.5], generators, space))
+        before = recall.model.log_prob(steps.obs[:, 0], steps.actions[:, 0], steps.next_obs[:, 0])
+        metrics = recall.update()
+        after = recall.model.log_prob(steps.obs[:, 0], steps.actions[:, 0], steps.next_obs[:, 0])
+        assert torch.equal(before, after) == (kind == "neighbours")
+        assert not recall.unfitted
+        assert recall.updated == recall.memory.time
+        assert metrics["recall/traces"].tolist() == metrics["recall/share"].tolist() == [0, 0]
+        sample = recall.sample(5)
+        assert sample.obs.shape == (2, 5, *space.shape)
+        assert not sample.mask.any()
+        assert recall.imitation_ratio == 0
+    recall.observe(paying([0.05, 0.05], generators, space))
     metrics = recall.update()
-    torch.testing.assert_close(recall.model.state_dict(), before, rtol=0, atol=0)
-    assert metrics["recall/traces"].tolist() == metrics["recall/share"].tolist() == [0, 0]
-    sample = recall.sample(5)
-    assert sample.obs.shape == (2, 5, 2)
-    assert not sample.mask.any()
-    assert recall.imitation_ratio == 0
-    observe(0.05)
-    assert (recall.update()["recall/traces"] > 0).all()
+    assert (metrics["recall/traces"] > 0).all()
+    # What it was not sure of while there was nothing to be sure of does not count.
+    assert torch.equal(metrics["recall/share"], metrics["recall/sureness"])
+    assert (metrics["recall/share"] > 0).all()
     assert recall.imitation_ratio > 0
-    assert recall.sample(5).mask.all()
+    recall.observe(paying([0.5, 0.05], generators, space))
+    recall.update()
+    assert recall.sample(5).mask.any(1).tolist() == [False, True]  # though there are traces of the update before
+
+
+def test_steps_are_imagined_where_reward_is_not_rare_too() -> None:
+    recall = make_recall(rare_reward=0.1, space=PLANE, model=SMALL, imagined_share=0.5, memory_size=100)
+    recall.observe(paying([0.5], [torch.Generator().manual_seed(0)], PLANE))
+    assert "recall/model_loss" in recall.update()
+    imagined = recall.imagine(10)
+    assert imagined is not None
+    assert imagined[1].all()
+    assert recall.imitation_ratio == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_seed_recalls_the_same_whether_or_not_reward_is_rare_for_another(kind: str) -> None:
+    space, model = KINDS[kind]
+    samples, logged = [], []
+    for others in (0.5, 0.0):
+        recall = make_recall(rare_reward=0.1, num_seeds=2, space=space, model=model, memory_size=100)
+        generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
+        for mine in (0.5, 0.5, 0.05, 0.0):
+            recall.observe(paying([mine, others], generators, space))
+            metrics = recall.update()
+            logged.append({name: value[0] for name, value in metrics.items()})
+            if recall.imitation_ratio:
+                samples.append({name: value[0] for name, value in vars(recall.sample(50)).items()})
+    # Of the six updates that are left where the other seed's reward is rare the last two are those of the other fleet.
+    assert [bool(sample["mask"].any()) for sample in samples] == [True, True, False, False, True, True]
+    for one, two in zip(samples[:2], samples[4:], strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=0)
+    for one, two in zip(logged[2:4], logged[6:], strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=0, equal_nan=True)
 
 
 def test_each_seed_imitates_its_own_share_of_the_minibatches_also_when_it_was_saved_between_two() -> None:
-    first, second = (make_recall(rare_reward=0.1, num_seeds=3) for _ in range(2))
-    rollouts = [walk(*(k % 9 for k in range(1001))) for _ in range(3)]
-    for rollout, paying in zip(rollouts, (0, 125, 175), strict=True):
-        rollout.rewards[:paying] = 1.0
+    first, second = (make_recall(rare_reward=0.1, num_seeds=4) for _ in range(2))
+    rollouts = [walk(*(k % 9 for k in range(1001))) for _ in range(4)]
+    for rollout, pays in zip(rollouts, (0, 125, 175, 250), strict=True):
+        rollout.rewards[:pays] = 1.0
     first.observe(Transitions(*(torch.cat(column, 1) for column in zip(*(vars(r).values() for r in rollouts), strict=True))))
     metrics = first.update()
-    assert metrics["recall/share"].tolist() == pytest.approx([1, 0.75, 0.25], abs=1e-5)
+    assert metrics["recall/share"].tolist() == pytest.approx([1, 0.75, 0.25, 0], abs=1e-5)
+    assert metrics["recall/traces"].tolist() == [16, 16, 16, 0]
+    assert first.sample(5).mask.any(1).tolist() == [True, True, True, False]
     before = [first.sample(5).weights for _ in range(6)]
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     after = [recall.sample(5).weights for _ in range(6) for recall in (first, second)]
     assert all(torch.equal(x, y) for x, y in zip(after[::2], after[1::2], strict=True))
     imitated = torch.stack([weights.all(1) for weights in (*before, *after[::2])])
-    assert imitated.sum(0).tolist() == pytest.approx([12, 9, 3], abs=1)
+    assert imitated.sum(0).tolist() == pytest.approx([12, 9, 3, 0], abs=1)
     assert imitated[:, 0].all()
 
 

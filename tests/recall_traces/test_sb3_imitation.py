@@ -46,7 +46,7 @@ def test_a_share_of_the_minibatches_is_imitated(monkeypatch):
     steps, optimizer = [], callback.actor.optimizer
     monkeypatch.setattr(optimizer, "step", lambda: steps.append(1))
     for share, expected in ((1.0, 12), (0.25, 3)):
-        callback.recall.share.share = torch.tensor([share])
+        callback.recall.share.of_minibatches = torch.tensor([share])
         steps.clear()
         callback._imitate(12)
         assert len(steps) == expected

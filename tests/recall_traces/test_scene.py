@@ -174,7 +174,7 @@ def test_what_cannot_be_drawn_is_said_in_one_sentence():
     holding(recall, states).buffer[0].mask[:] = False
     with pytest.raises(ValueError, match="seed 0 has recalled no traces yet"):
         make_scene(recall, first_coordinate, 0, env.floor_plan())
-    recall.share.rare = False
+    recall.share.rarity[:] = 0
     with pytest.raises(ValueError, match="no traces: reward is not rare there"):
         make_scene(recall, first_coordinate, 0, env.floor_plan())
     rooms = envs.make("FourRooms-7")
