@@ -79,6 +79,7 @@ class GymnasiumVector(gymnasium.vector.VectorEnv[Any, Any, Any]):
         super().reset(seed=seed)
         if seed is not None or not self._seeded:
             self.close_extras()
+            del self.batched_env  # a GPU may have no room for two
             own_seed = int(self.np_random.integers(2**31))
             self.batched_env = make(self._env_id, self.num_envs, self._device, own_seed, **self._options)
             self._seeded = True

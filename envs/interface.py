@@ -55,6 +55,23 @@ class VectorEnv(Protocol):
         ...
 
 
+def check_device(device: str | torch.device) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        ValueError: torch knows none, or there is no GPU here.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device is {device!r}; it must be 'cpu' or 'cuda', or one of several GPUs, such as 'cuda:1'") from None
+    if found.type not in ("cpu", "cuda"):
+        raise ValueError(f"device is {str(found)!r}; it must be 'cpu' or 'cuda'")
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {str(found)!r}, but torch sees no GPU; use 'cpu'")
+    return found
+
+
 def check_actions(env: VectorEnv, actions: Tensor) -> None:
     """Refuse actions of another shape, which torch might spread over all copies without a word.
 

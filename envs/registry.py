@@ -110,15 +110,22 @@ def make(env_id: str, num_envs: int = 1, device: str | torch.device = "cpu", see
         options: the fields of `options_class(env_id)`, or keywords of the Gymnasium environment.
 
     Raises:
-        ValueError: unknown name or option, or a value out of range; the message names it and what would be valid.
+        ValueError: unknown name, option or device, or a value out of range; the message names it and what would be valid.
     """
     for name, value, least in (("num_envs", num_envs, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+    from recall_traces.envs.interface import check_device
+
+    check_device(device)
     found = _find_family(env_id)
     if found is None:
         from recall_traces.envs.gymnasium_adapter import GymnasiumVectorEnv
 
+        if "engine" in options:
+            *ours, last = (f"{task}-v5" for task in _TASKS)
+            known = f"{', '.join(ours)} and {last}"
+            raise ValueError(f"{env_id} is Gymnasium's own and has no engine to choose; those that have are {known}")
         return GymnasiumVectorEnv(_gymnasium_id(env_id), num_envs, device, seed, options)
     family, arguments = found
     options_type = _resolve(family.options_class)

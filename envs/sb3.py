@@ -57,9 +57,10 @@ def make_vec_env(
 class BatchedVecEnv(VecEnv):
     """A batched environment as a Stable-Baselines3 `VecEnv`.
 
-    Observations, float32 rewards and bool dones are NumPy arrays that belong to the caller. An info holds what `DummyVecEnv` puts
-    there: `TimeLimit.truncated` at every step, and `terminal_observation`, the true successor, where the episode ended. There
-    is then `is_success` too, whether its undiscounted return reached `success_return`, if the environment has one.
+    Observations, float32 rewards and bool dones are NumPy arrays that belong to the caller. An info holds what the environment
+    tells of the step (`Step.info`, such as MuJoCo's terms of the reward) and what `DummyVecEnv` puts there: `TimeLimit.truncated`
+    at every step, and `terminal_observation`, the true successor, where the episode ended. There is then `is_success` too,
+    whether its undiscounted return reached `success_return`, if the environment has one.
 
     All copies are one object: the value of an attribute and the result of a method are the whole batch's, the same for each copy
     that is asked for. Attributes are set and methods called for all copies or not at all.
@@ -85,11 +86,11 @@ class BatchedVecEnv(VecEnv):
         """Start a new episode in every copy and return the first observations, `(num_envs, *observation)`."""
         seed = self._seeds[0]
         if self._factory and seed is not None:
-            seeded_env = self._factory(int(seed))
             self.close()
-            self.batched_env = seeded_env
+            del self.batched_env  # a GPU may have no room for two
+            self.batched_env = self._factory(int(seed))
             for name, value in self._attributes.items():
-                setattr(seeded_env, name, value)
+                setattr(self.batched_env, name, value)
             self._reset_seeds()
         self._returns[:] = 0
         return _own(self.batched_env.reset())
@@ -115,7 +116,10 @@ class BatchedVecEnv(VecEnv):
         rewards, terminated = _own(step.rewards.float()), _own(step.terminated)
         dones = terminated | _own(step.truncated)
         self._returns += rewards
-        infos: list[dict[str, Any]] = [{"TimeLimit.truncated": False} for _ in range(self.num_envs)]
+        columns = {name: _own(values) for name, values in step.info.items()}
+        columns["TimeLimit.truncated"] = np.zeros(self.num_envs, bool)
+        rows = zip(*(values.tolist() if values.ndim == 1 else values for values in columns.values()), strict=True)
+        infos: list[dict[str, Any]] = [dict(zip(columns, row, strict=True)) for row in rows]
         ended = np.flatnonzero(dones)
         if len(ended):
             success_return = self.batched_env.success_return

@@ -38,7 +38,7 @@ TASKS: dict[str, tuple[str, int, tuple[str, ...]]] = {
     "HalfCheetah": ("half_cheetah.xml", 5, ()),
     "Walker2d": ("walker2d_v5.xml", 4, ()),
     "Ant": ("ant.xml", 5, ("xpos", "cfrc_ext")),
-    "Humanoid": ("humanoid.xml", 5, ("xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext")),
+    "Humanoid": ("humanoid.xml", 5, ("xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext", "ten_length", "ten_velocity")),
 }
 FIELDS = ("cfrc_ext", "cinert", "cvel", "qfrc_actuator", "xpos", "xipos")
 

@@ -72,7 +72,7 @@ class Ant:
         self.shown = self._num_positions - self._hidden + self._num_velocities
         try:
             self._main_body = int(model.body(options.main_body).id)
-        except (KeyError, IndexError):
+        except (KeyError, IndexError, TypeError):
             names = ", ".join(repr(model.body(body).name) for body in range(model.nbody) if model.body(body).name)
             raise ValueError(
                 f"main_body is {options.main_body!r}; it must be a number below {model.nbody} or one of {names}"

@@ -12,6 +12,7 @@ import gymnasium
 import mujoco
 import torch
 
+from recall_traces.envs.interface import check_device
 from recall_traces.envs.mujoco.cpu_engine import CPUEngine
 from recall_traces.envs.mujoco.engine import Engine
 from recall_traces.envs.mujoco.env import MujocoEnv
@@ -46,9 +47,7 @@ def build(
         ValueError: there is no such model, the task cannot use it, there is no such device, or the engine is not installed.
         MemoryError: so many worlds do not fit.
     """
-    device = torch.device(device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {str(device)!r}, but torch sees no GPU; use 'cpu'")
+    device = check_device(device)
     model = load_model(options.xml_file)
     try:
         task: Task = _imported(task_class)(options, model)

@@ -76,6 +76,7 @@ class CPUEngine:
         worlds = _Worlds(model, num_worlds, derived)
         self._worlds = worlds
         first = _Simulator(model, frame_skip, worlds)
+        self._first_time = first.first_time
         if num_threads is None:
             num_threads = min(num_cores(), int(num_worlds * first.seconds_per_step() / WORTH_A_THREAD))
         num_threads = max(1, min(num_threads, num_worlds))
@@ -129,7 +130,10 @@ class CPUEngine:
     def set_state(self, worlds: Tensor, state: Tensor) -> None:
         """Put some worlds (bool, `(num_worlds,)`) into states that `get_state` gave, `(num_worlds, state)`."""
         chosen = worlds.cpu()
-        self._rows[chosen] = state.detach().to("cpu", torch.float64)[chosen]
+        rows = state.detach().to("cpu", torch.float64)[chosen]
+        # Clocks of another engine begin at 0.
+        rows[:, 0] += torch.where(rows[:, 0] < self._first_time, self._first_time, 0.0)
+        self._rows[chosen] = rows
         self._publish()
 
     def close(self) -> None:
@@ -179,14 +183,14 @@ class _Simulator:
         self._fields = [getattr(self._data, name).reshape(-1) for name in worlds.derived]
         self._has_forces = bool(FORCES & set(worlds.derived))
         # MuJoCo resets a world that turns NaN by itself, and its clock with it: clocks that start later tell.
-        self._first_time = max(1.0, 2 * frame_skip * model.opt.timestep)
+        self.first_time = max(1.0, 2 * frame_skip * model.opt.timestep)
         self._begin()
 
     def step_all(self, left: deque[int]) -> None:
         # Some microseconds for each world count here: the smallest models take 30 for a step.
         model, data, states, fields = self._model, self._data, self._worlds.states, self._worlds.fields
         set_state, mj_step, get_state = mujoco.mj_setState, mujoco.mj_step, mujoco.mj_getState
-        frame_skip, first_time, own_fields, has_forces = self._frame_skip, self._first_time, self._fields, self._has_forces
+        frame_skip, first_time, own_fields, has_forces = self._frame_skip, self.first_time, self._fields, self._has_forces
         while True:
             try:
                 world = left.popleft()
@@ -235,7 +239,7 @@ class _Simulator:
 
     def _begin(self) -> None:
         mujoco.mj_resetData(self._model, self._data)
-        self._data.time = self._first_time
+        self._data.time = self.first_time
         # MuJoCo writes the first warning of a kind to a file in the current folder; `broken` says it better.
         self._data.warning.number[_BAD] = 1
 

@@ -134,17 +134,16 @@ class MujocoEnv:
             The observations there, `(num_envs, observation)`, of the other worlds where they are.
 
         Raises:
-            ValueError: it is not a state of this environment.
+            ValueError: it is not a state of this environment, or `worlds` are no mask.
         """
         expected = {name: tuple(values.shape) for name, values in self.get_state().items()}
         if {name: tuple(values.shape) for name, values in state.items()} != expected:
             described = ", ".join(f"{name} {shape}" for name, shape in expected.items())
             raise ValueError(f"this is not a state of {self.name} with {self.num_envs} environments; it must have {described}")
-        chosen = self._everywhere if worlds is None else worlds
+        chosen = self._chosen(worlds)
         self.engine.set_state(chosen, state[PHYSICS])
-        self._age.copy_(torch.where(chosen, state[AGE], self._age))
-        for name, values in self.payout.counters.items():
-            values.copy_(torch.where(chosen, state[name], values))
+        for name, values in ((AGE, self._age), *self.payout.counters.items()):
+            values.copy_(torch.where(chosen, state[name].to(values), values))
         return self._look(chosen)
 
     def state_dict(self) -> dict[str, Any]:
@@ -175,8 +174,13 @@ class MujocoEnv:
 
         Returns:
             The observations there, `(num_envs, observation)`.
+
+        Raises:
+            ValueError: of another shape, or `worlds` are no mask.
         """
-        chosen = self._everywhere if worlds is None else worlds
+        if obs.shape != self._obs.shape:
+            raise ValueError(f"observations have the shape {tuple(obs.shape)}; it must be {tuple(self._obs.shape)}")
+        chosen = self._chosen(worlds)
         qpos, qvel = self.task.locate(obs.to(self.device, self.engine.dtype))
         self.engine.reset(chosen, qpos, qvel)
         self._age.masked_fill_(chosen, 0)
@@ -187,8 +191,12 @@ class MujocoEnv:
         """A picture of a world, RGB, uint8, `(height, width, 3)`.
 
         Raises:
+            IndexError: there is no such world.
+            ValueError: a picture without pixels.
             RuntimeError: there is no OpenGL library; the message says how to get one.
         """
+        if not 0 <= world < self.num_envs:
+            raise IndexError(f"world is {world}; worlds are counted from 0, and there are {self.num_envs}")
         qpos, qvel = (self.engine.fields[name][world].cpu().numpy() for name in ("qpos", "qvel"))
         return self._paint(width, height).draw(qpos, qvel)
 
@@ -203,8 +211,12 @@ class MujocoEnv:
             height: pixels.
 
         Raises:
+            ValueError: observations of another shape, or pictures without pixels.
             RuntimeError: there is no OpenGL library; the message says how to get one.
         """
+        size = self._obs.shape[1]
+        if obs.ndim != 2 or obs.shape[1] != size:
+            raise ValueError(f"observations have the shape {tuple(obs.shape)}; it must be (B, {size})")
         painter = self._paint(width, height)
         states = (field.double().cpu().numpy() for field in self.task.locate(obs))
         return np.stack([painter.draw(qpos, qvel) for qpos, qvel in zip(*states, strict=True)])
@@ -226,12 +238,22 @@ class MujocoEnv:
     def _observe(self) -> Tensor:
         return self.task.observe(self.engine.fields).to(self.dtype)
 
+    def _chosen(self, worlds: Tensor | None) -> Tensor:
+        """Which worlds are meant, bool, `(num_envs,)`."""
+        if worlds is None:
+            return self._everywhere
+        if not isinstance(worlds, Tensor) or worlds.dtype != torch.bool or worlds.shape != self._everywhere.shape:
+            raise ValueError(f"worlds must be a tensor of {self.num_envs} bools, or None for all")
+        return worlds.to(self.device)
+
     def _look(self, chosen: Tensor) -> Tensor:
         """Take up the worlds that were put somewhere else."""
         where = chosen.unsqueeze(1)
-        self._obs = torch.where(where, self._observe(), self._obs)
+        obs = self._observe()
+        # Of a world that is put into no state at all the last good observation stays, as where one breaks in a step.
+        self._obs = torch.where(where & obs.isfinite().all(1, keepdim=True), obs, self._obs)
         self._place = torch.where(where, self.task.place(self.engine.fields), self._place)
-        return self._obs
+        return torch.where(where, obs, self._obs)
 
     def _begin(self, worlds: Tensor) -> None:
         """Start an episode in some worlds."""

@@ -14,6 +14,8 @@ NO_LIBRARY = (
     "MuJoCo cannot draw here ({error}); install an OpenGL library (Debian, Ubuntu: apt install libegl1 or libosmesa6) and set "
     "the environment variable MUJOCO_GL=egl or MUJOCO_GL=osmesa before Python starts"
 )
+_failures: list[str] = []
+"""Why the first attempt to draw failed: with some drivers a second one would end Python."""
 
 
 class Painter:
@@ -26,10 +28,15 @@ class Painter:
         height: pixels.
 
     Raises:
+        ValueError: a picture without pixels.
         RuntimeError: there is no OpenGL library.
     """
 
     def __init__(self, model: mujoco.MjModel, camera: Camera, width: int, height: int) -> None:
+        if not (width >= 1 and height >= 1):
+            raise ValueError(f"a picture of {width} x {height} pixels cannot be drawn; both must be at least 1")
+        if _failures:
+            raise RuntimeError(_failures[0])
         self.size = (width, height)
         buffer = model.vis.global_
         buffer.offwidth, buffer.offheight = max(buffer.offwidth, width), max(buffer.offheight, height)
@@ -40,7 +47,8 @@ class Painter:
                 self._renderer = mujoco.Renderer(model, height, width)
         except Exception as error:  # each backend fails in its own way
             message = " ".join(str(error).split())
-            raise RuntimeError(NO_LIBRARY.format(error=f"{type(error).__name__}: {message}")) from error
+            _failures.append(NO_LIBRARY.format(error=f"{type(error).__name__}: {message}"))
+            raise RuntimeError(_failures[0]) from error
         self._camera = mujoco.MjvCamera()
         mujoco.mjv_defaultFreeCamera(model, self._camera)
         self._camera.distance, self._camera.elevation = camera.distance, camera.elevation

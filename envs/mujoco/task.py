@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any, Literal, Protocol
 
 import mujoco
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +23,7 @@ class MujocoConfig:
     """What the batch as a whole can vary in; a task's own options are those of Gymnasium.
 
     Raises:
-        ValueError: there is no such engine or precision, or a number is too small.
+        ValueError: there is no such engine or precision, a number is too small, or an option is of another kind.
     """
 
     xml_file: str = ""
@@ -46,8 +49,36 @@ class MujocoConfig:
             raise ValueError(f"dtype is {self.dtype!r}; it must be 'float32' or 'float64'")
         for name in ("num_threads", "contacts_per_world", "constraints_per_world", "frame_skip"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be at least 1")
+            if value is not None and not (isinstance(value, Integral) and value >= 1):
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        for field in fields(self):
+            check_like(field.name, getattr(self, field.name), field.default)
+        if getattr(self, "reset_noise_scale", 0) < 0:
+            raise ValueError(f"reset_noise_scale is {self.reset_noise_scale!r}; it must be at least 0")
+
+
+def check_like(name: str, value: Any, default: Any) -> None:
+    """Refuse a value of another kind than an option's default: a number, a range, True or False.
+
+    Raises:
+        ValueError: it is of another kind, or a range whose bounds are in the wrong order.
+    """
+    if isinstance(default, bool):
+        fits, kind = isinstance(value, bool | np.bool_), "True or False"
+    elif isinstance(default, float):
+        fits, kind = is_number(value) and math.isfinite(value), "a finite number"
+    elif isinstance(default, tuple):
+        pair = isinstance(value, tuple | list) and len(value) == len(default) == 2 and all(is_number(bound) for bound in value)
+        fits, kind = pair and value[0] < value[1], "two numbers, the smaller one first"
+    else:
+        return
+    if not fits:
+        raise ValueError(f"{name} is {value!r}; it must be {kind}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a real number; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,19 @@ def test_numbers_out_of_range(name: str, value: Any) -> None:
         make("FourRooms-7", **{name: value})
 
 
+@pytest.mark.parametrize("env_id", ["FourRooms-7", "Pendulum-v1", "Hopper-v5"])
+def test_devices_that_there_are_not(env_id: str) -> None:
+    for device in ("tpu", "mps", "meta"):
+        with pytest.raises(ValueError, match=f"^device is '{device}'; it must be 'cpu' or 'cuda'"):
+            make(env_id, device=device)
+
+
+def test_engines_are_those_of_our_mujoco_tasks() -> None:
+    message = "^Pusher-v5 is Gymnasium's own and has no engine to choose; those that have are Hopper-v5, .* and Reacher-v5$"
+    with pytest.raises(ValueError, match=message):
+        make("Pusher-v5", engine="warp")
+
+
 @dataclass(frozen=True)
 class TowerConfig:
     floors: int = 3

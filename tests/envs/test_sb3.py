@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,38 @@ def test_without_a_seed_numpy_draws_one() -> None:
         return make_vec_env("CartPole-v1", 2).reset().tolist()
 
     assert first(1) == first(1) != first(2)
+
+
+def test_a_seeded_environment_is_built_when_the_one_before_is_gone() -> None:
+    """A GPU may have no room for two."""
+    alive: list[weakref.ref[Any]] = []
+
+    def build(seed: int) -> Ticks:
+        assert all(env() is None for env in alive)
+        env = Ticks(seed)
+        alive.append(weakref.ref(env))
+        return env
+
+    env = BatchedVecEnv(build)
+    for seed in (3, 4):
+        env.seed(seed)
+        env.reset()
+    assert len(alive) == 3
+
+
+def test_infos_hold_what_the_environment_tells() -> None:
+    env, twin = make_vec_env("Ant-v5", 2, seed=0, monitor=False), make("Ant-v5", 2, seed=0)
+    env.reset()
+    twin.reset()
+    theirs = gymnasium.make("Ant-v5")
+    theirs.reset()
+    names = theirs.step(theirs.action_space.sample())[4].keys()
+    for _ in range(3):
+        actions = np.random.default_rng(0).uniform(-1, 1, (2, 8)).astype(np.float32)
+        infos, step = env.step(actions)[3], twin.step(torch.from_numpy(actions))
+        for n, info in enumerate(infos):
+            assert info.keys() == {*names, "broken", "TimeLimit.truncated"}
+            assert all(info[name] == step.info[name][n] for name in step.info)
 
 
 def test_a_seed_replaces_and_closes_the_environment() -> None:

@@ -1,6 +1,7 @@
 """The batched environment: autoreset, states, worlds that break, seeds, refusals."""
 
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -199,6 +200,31 @@ def test_what_is_no_state_is_refused() -> None:
         env.set_state(state)
     with pytest.raises(ValueError, match="not a state of Hopper-v5"):
         env.set_state({name: values[:1] for name, values in env.get_state().items()})
+    for obs in (torch.zeros(1, 11), torch.zeros(3, 11), torch.zeros(2, 12), torch.zeros(11)):
+        with pytest.raises(ValueError, match=r"^observations have the shape \(.*\); it must be \(2, 11\)$"):
+            env.set_obs(obs)
+    for obs in (torch.zeros(12), torch.zeros(3, 12)):
+        with pytest.raises(ValueError, match=r"^observations have the shape \(.*\); it must be \(B, 11\)$"):
+            env.pose(obs)
+    for worlds in (torch.tensor([1, 0]), torch.tensor([True]), [True, False]):
+        with pytest.raises(ValueError, match=r"^worlds must be a tensor of 2 bools, or None for all$"):
+            env.set_state(env.get_state(), worlds)
+        with pytest.raises(ValueError, match=r"^worlds must be a tensor of 2 bools, or None for all$"):
+            env.set_obs(torch.zeros(2, 11), worlds)
+
+
+@pytest.mark.parametrize("env_id", TASKS)
+def test_states_whose_clocks_begin_at_0_are_none_of_broken_worlds(env_id: str) -> None:
+    """So do those of the other engine."""
+    env, twin = make(env_id), make(env_id)
+    play(env, actions_for(env, 3))
+    state = env.get_state()
+    state["physics"][:, 0] -= state["physics"][0, 0] - 0.25
+    twin.set_state(state)
+    actions = actions_for(env, 3, seed=1)
+    for step, expected in zip(play(twin, actions), play(env, actions), strict=True):
+        assert not step.info["broken"].any()
+        torch.testing.assert_close(step.final_obs, expected.final_obs, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -215,13 +241,15 @@ def test_worlds_that_break_end_their_episode(
     state["physics"][1, 2] = torch.nan  # a position
     state["physics"][2, 1 + nq] = 1e12  # a velocity
     env.set_state(state, torch.tensor([False, True, True, False]))
-    env._obs = before[-1].obs
+    put = env.get_state()["physics"][2]
     actions = actions_for(env, 8, seed=1)
     with caplog.at_level(logging.WARNING):
         step, expected = env.step(actions[0]), twin.step(actions[0])
     assert step.info["broken"].tolist() == step.truncated.tolist() == [False, True, True, False]
     assert not step.terminated.any()
-    assert torch.equal(step.final_obs[1:3], before[-1].obs[1:3])
+    assert torch.equal(put.isnan(), state["physics"][2].isnan())
+    assert torch.equal(step.final_obs[1], before[-1].obs[1])
+    assert step.final_obs.isfinite().all()
     assert step.obs.isfinite().all()
     owed = sum(one.info["reward_forward"] + one.info["reward_ctrl"] + one.info["reward_survive"] for one in before)
     due = owed[1:3].float() if env_id.startswith("Delayed") else torch.zeros(2)
@@ -342,8 +370,19 @@ def test_refusals() -> None:
     for options, message in (
         ({"engine": "gpu"}, "engine is 'gpu'; it must be one of auto, cpu, warp"),
         ({"dtype": "float16"}, "dtype is 'float16'; it must be 'float32' or 'float64'"),
-        ({"frame_skip": 0}, "frame_skip is 0; it must be at least 1"),
-        ({"num_threads": 0}, "num_threads is 0; it must be at least 1"),
+        ({"frame_skip": 0}, "frame_skip is 0; it must be a whole number of at least 1"),
+        ({"frame_skip": 1.5}, "frame_skip is 1.5; it must be a whole number of at least 1"),
+        ({"num_threads": 0}, "num_threads is 0; it must be a whole number of at least 1"),
+        ({"reset_noise_scale": -1.0}, "reset_noise_scale is -1.0; it must be at least 0"),
+        ({"reset_noise_scale": math.nan}, "reset_noise_scale is nan; it must be a finite number"),
+        ({"forward_reward_weight": "1"}, "forward_reward_weight is '1'; it must be a finite number"),
+        ({"healthy_angle_range": 0.3}, "healthy_angle_range is 0.3; it must be two numbers, the smaller one first"),
+        ({"healthy_angle_range": (0.1,)}, r"healthy_angle_range is \(0.1,\); it must be two numbers, .*"),
+        ({"healthy_angle_range": (0.3, -0.3)}, r"healthy_angle_range is \(0.3, -0.3\); it must be two numbers, .*"),
+        (
+            {"exclude_current_positions_from_observation": "no"},
+            "exclude_current_positions_from_observation is 'no'; it must be True or False",
+        ),
         ({"xml_file": "no_such.xml"}, "xml_file is 'no_such.xml', which cannot be loaded: .*"),
         ({"xml_fil": "no"}, "Hopper-v5 has no option 'xml_fil'; did you mean xml_file.*"),
     ):
@@ -351,6 +390,9 @@ def test_refusals() -> None:
             make("Hopper-v5", **options)
     with pytest.raises(ValueError, match=r"main_body is 'tail'; it must be a number below 14 or one of 'world', 'torso', .*"):
         make("Ant-v5", main_body="tail")
+    with pytest.raises(ValueError, match=r"main_body is 1.5; it must be a number below 14"):
+        make("Ant-v5", main_body=1.5)
+    make("Hopper-v5", healthy_angle_range=[np.float32(-0.3), 1], reset_noise_scale=0, healthy_reward=1)
     with pytest.raises(
         ValueError, match=r"^xml_file is 'hopper.xml', a model that Reacher-v5 cannot use: Invalid name 'fingertip'"
     ):

@@ -10,6 +10,7 @@ import mujoco
 import pytest
 
 from recall_traces import envs
+from recall_traces.envs.mujoco import picture
 
 DRAW = """
 import sys
@@ -55,19 +56,29 @@ def test_pictures_of_any_world() -> None:
 
 
 def test_without_a_library_one_sentence_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = []
+
     def fail(*arguments: object) -> None:
+        attempts.append(arguments)
         warnings.warn("DISPLAY is missing", stacklevel=1)
         raise mujoco.FatalError("an OpenGL platform library\n has not been loaded")
 
     monkeypatch.setattr(mujoco, "Renderer", fail)
+    monkeypatch.setattr(picture, "_failures", [])
     env: Any = envs.make("Hopper-v5")
-    with pytest.raises(RuntimeError, match="MuJoCo cannot draw here") as caught:
-        env.render()
-    assert str(caught.value) == (
-        "MuJoCo cannot draw here (FatalError: an OpenGL platform library has not been loaded); install an OpenGL library "
-        "(Debian, Ubuntu: apt install libegl1 or libosmesa6) and set the environment variable MUJOCO_GL=egl or MUJOCO_GL=osmesa "
-        "before Python starts"
-    )
+    with pytest.raises(ValueError, match="a picture of 0 x 480 pixels cannot be drawn"):
+        env.render(width=0)
+    with pytest.raises(IndexError, match="world is 1; worlds are counted from 0, and there are 1"):
+        env.render(1)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="MuJoCo cannot draw here") as caught:
+            env.render()
+        assert str(caught.value) == (
+            "MuJoCo cannot draw here (FatalError: an OpenGL platform library has not been loaded); install an OpenGL library "
+            "(Debian, Ubuntu: apt install libegl1 or libosmesa6) and set the environment variable MUJOCO_GL=egl or "
+            "MUJOCO_GL=osmesa before Python starts"
+        )
+    assert len(attempts) == 1  # a second one ends Python with some drivers
 
 
 def test_a_library_that_there_is_not() -> None:

@@ -16,6 +16,7 @@ mujoco_warp = pytest.importorskip("mujoco_warp", reason="MuJoCo Warp is not inst
 
 import warp as wp  # noqa: E402
 
+from recall_traces import envs  # noqa: E402
 from recall_traces.envs.mujoco import warp_engine  # noqa: E402
 from recall_traces.envs.mujoco.warp_engine import WarpEngine  # noqa: E402
 
@@ -205,6 +206,27 @@ def test_states_can_be_gone_back_to() -> None:
     mixed = engine.get_state()
     assert torch.equal(mixed[worlds], other[worlds])
     assert torch.equal(mixed[~worlds], later[~worlds])
+
+
+@pytest.mark.parametrize("env_id", ["DelayedHopper-v5", "Humanoid-v5"])
+def test_an_environment_goes_on_in_the_other_engine(env_id: str) -> None:
+    """As a run does that began on a GPU and is taken up where there is none."""
+    warp_env, cpu_env = (envs.make(env_id, num_envs=2, engine=engine, dtype="float64") for engine in ("warp", "cpu"))
+    generator = torch.Generator().manual_seed(0)
+    actions = torch.rand(6, 2, *warp_env.action_space.shape, generator=generator) * 0.6 - 0.3
+    for k in range(4):
+        warp_env.step(actions[k])
+    there = warp_env.get_state()
+    for giver, taker in ((warp_env, cpu_env), (cpu_env, warp_env)):
+        seen = taker.set_state(giver.get_state())
+        torch.testing.assert_close(seen, giver._obs, rtol=1e-3, atol=1e-3)
+        taken, given = taker.step(actions[4]), giver.step(actions[4])
+        assert not taken.info["broken"].any()
+        torch.testing.assert_close(taken.final_obs, given.final_obs, rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(taken.rewards, given.rewards, rtol=1e-2, atol=1e-2)
+    cpu_env.load_state_dict(warp_env.state_dict())
+    warp_env.set_state(there)
+    assert torch.equal(warp_env.get_state()["age"], torch.tensor([4, 4]))
 
 
 @pytest.mark.parametrize("name", FRAME_SKIP)
