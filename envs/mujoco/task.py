@@ -49,12 +49,13 @@ class MujocoConfig:
             raise ValueError(f"dtype is {self.dtype!r}; it must be 'float32' or 'float64'")
         for name in ("num_threads", "contacts_per_world", "constraints_per_world", "frame_skip"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, Integral) and value >= 1):
+            if value is not None and not (isinstance(value, Integral) and int(value) >= 1):
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
         for field in fields(self):
             check_like(field.name, getattr(self, field.name), field.default)
-        if getattr(self, "reset_noise_scale", 0) < 0:
-            raise ValueError(f"reset_noise_scale is {self.reset_noise_scale!r}; it must be at least 0")
+        scale = getattr(self, "reset_noise_scale", 0)
+        if scale < 0:
+            raise ValueError(f"reset_noise_scale is {scale!r}; it must be at least 0")
 
 
 def check_like(name: str, value: Any, default: Any) -> None:
