@@ -8,7 +8,7 @@ each recalled step is checked by the true dynamics. The error of a step is the d
 successor, over positions and velocities, each divided by its deviation. Quoted is its mean over that of predicting no change (the
 successor is the state itself): 0 is the truth, and 1 says no more than standing still. Recorded steps go through the same check;
 what they show is lost between observation and state (float32, clipped velocities). Steps from or into states that the simulator
-cannot hold (broken) are counted and left out. Prints mean and range over seeds, writes
+cannot hold (broken) are counted and left out. Prints mean and range over those seeds that recalled anything, writes
 `runs/trace_error_<policy>_<model>.json`. About ten seconds for each environment and seed, twice as many with PPO.
 """
 
@@ -129,7 +129,8 @@ if __name__ == "__main__":
         result[env_id] = {name: [one[name] for one in found] for name in found[0]}
         if env_id == arguments.environments[0]:
             print(f"| environment | {' | '.join(found[0])} |\n|{'---|' * (1 + len(found[0]))}")
-        cells = [f"{sum(x) / len(x):.3g} ({min(x):.3g} to {max(x):.3g})" for x in result[env_id].values()]
+        numbers = [[number for number in column if number == number] for column in result[env_id].values()]  # where there is any
+        cells = [f"{sum(x) / len(x):.3g} ({min(x):.3g} to {max(x):.3g})" if x else "" for x in numbers]
         print(f"| {env_id} | {' | '.join(cells)} |", flush=True)
     path = pathlib.Path(f"runs/trace_error_{arguments.policy}_{arguments.model}.json")
     path.parent.mkdir(exist_ok=True)
