@@ -60,6 +60,30 @@ def check_not_negative(config: Any, *names: str, of: str = "") -> None:
             raise ValueError(f"{of}{name} must not be negative{'' if math.isfinite(value) else ', and finite'}, not {value}")
 
 
+def check_finite(config: Any, *names: str) -> None:
+    """Refuse what is no finite number."""
+    for name in names:
+        if not math.isfinite(value := number(config, name)):
+            raise ValueError(f"{name} must be finite, not {value}")
+
+
+def check_flag(config: Any, *names: str) -> None:
+    """Refuse what is neither True nor False."""
+    for name in names:
+        value = plain(config, name)
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} must be True or False, not {value!r}")
+
+
+def check_range(config: Any, *names: str) -> None:
+    """Refuse what is no pair of numbers, the smaller one first."""
+    for name in names:
+        value = plain(config, name)
+        pair = isinstance(value, tuple) and len(value) == 2
+        if not (pair and all(isinstance(x, int | float) and not isinstance(x, bool) for x in value) and value[0] < value[1]):
+            raise ValueError(f"{name} must be two numbers, the smaller one first, not {value!r}")
+
+
 def check_share(config: Any, *names: str, of: str = "") -> None:
     """Refuse what does not lie in [0, 1]."""
     for name in names:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from numbers import Integral, Real
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import mujoco
-import numpy as np
 import torch
 from torch import Tensor
+
+from recall_traces.checks import check_finite, check_flag, check_not_negative, check_range, check_whole
 
 ENGINES = ("auto", "cpu", "warp")
 Fields = Mapping[str, Tensor]
@@ -47,39 +46,12 @@ class MujocoConfig:
             raise ValueError(f"engine is {self.engine!r}; it must be one of {', '.join(ENGINES)}")
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f"dtype is {self.dtype!r}; it must be 'float32' or 'float64'")
-        for name in ("num_threads", "contacts_per_world", "constraints_per_world", "frame_skip"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, Integral) and int(value) >= 1):
-                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
-        for field in fields(self):
-            check_like(field.name, getattr(self, field.name), field.default)
-        scale = getattr(self, "reset_noise_scale", 0)
-        if scale < 0:
-            raise ValueError(f"reset_noise_scale is {scale!r}; it must be at least 0")
-
-
-def check_like(name: str, value: Any, default: Any) -> None:
-    """Refuse a value of another kind than an option's default: a number, a range, True or False.
-
-    Raises:
-        ValueError: it is of another kind, or a range whose bounds are in the wrong order.
-    """
-    if isinstance(default, bool):
-        fits, kind = isinstance(value, bool | np.bool_), "True or False"
-    elif isinstance(default, float):
-        fits, kind = is_number(value) and math.isfinite(value), "a finite number"
-    elif isinstance(default, tuple):
-        pair = isinstance(value, tuple | list) and len(value) == len(default) == 2 and all(is_number(bound) for bound in value)
-        fits, kind = pair and value[0] < value[1], "two numbers, the smaller one first"
-    else:
-        return
-    if not fits:
-        raise ValueError(f"{name} is {value!r}; it must be {kind}")
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a real number; True and False are none."""
-    return isinstance(value, Real) and not isinstance(value, bool)
+        counts = ("num_threads", "contacts_per_world", "constraints_per_world")
+        check_whole(self, "frame_skip", *(name for name in counts if getattr(self, name) is not None))
+        # A task's own options are of the kind of their defaults.
+        for kind, check in ((bool, check_flag), (float, check_finite), (tuple, check_range)):
+            check(self, *(field.name for field in fields(self) if isinstance(field.default, kind)))
+        check_not_negative(self, *(field.name for field in fields(self) if field.name == "reset_noise_scale"))
 
 
 @dataclass(frozen=True)
